@@ -1,0 +1,51 @@
+# One environment in .venv, built from the package registry that pip is set up for; every target runs in it.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.10 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+EXTRAS := detectron2,mmseg,pretrain,dev
+STAMP  := $(VENV)/.stamp
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-all lint bench clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(STAMP)  ## build .venv with all extras and Detectron2
+
+$(STAMP): pyproject.toml constraints.txt tools/install_detectron2.py tools/detectron2_port.py tools/pure_wheel.py
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 12) and \
+	    f"Python 3.10, 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}: run make env PYTHON=/path/to/python3.11")'
+	@echo "env 1/4: $(VENV) with $$("$(PYTHON)" --version)"
+	@"$(PYTHON)" -m venv $(VENV)
+	@echo "env 2/4: torch, the largest download"
+	@$(PIP) torch setuptools wheel
+	@echo "env 3/4: ndpp-dense with its extras ($(EXTRAS))"
+	@$(PIP) --editable '.[$(EXTRAS)]'
+	@echo "env 4/4: Detectron2"
+	@$(BIN)/python tools/install_detectron2.py
+	@touch $@
+
+demo: env  ## train the small Mask R-CNN with ND++ on generated data
+	$(BIN)/python tools/train_net.py --config mask_rcnn_ndpp_demo.yaml
+
+test: env  ## run the default tests
+	$(BIN)/python -m pytest
+
+test-all: env  ## run the slow tests too
+	$(BIN)/python -m pytest -m 'not gpu'
+
+lint: env  ## ruff check, ruff format --check, pyright
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+bench: env  ## measure the speed of the layers
+	@if [ -f tools/benchmark.py ]; then $(BIN)/python tools/benchmark.py --quick; \
+	else echo "make bench: this checkout has no tools/benchmark.py" >&2; exit 1; fi
+
+clean:  ## remove the environment, caches and outputs
+	rm -rf $(VENV) output build dist .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
