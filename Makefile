@@ -1,11 +1,13 @@
 # One environment in .venv, built from the package registry that pip is set up for; every target runs in it.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.10 || command -v python3)
-VENV   := .venv
-BIN    := $(VENV)/bin
-EXTRAS := detectron2,mmseg,pretrain,dev
-STAMP  := $(VENV)/.stamp
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+VENV      := .venv
+BIN       := $(VENV)/bin
+EXTRAS    := detectron2,mmseg,pretrain,dev
+PACKAGES  := $(VENV)/.packages
+DETECTRON := $(VENV)/.detectron2
+INSTALLER := tools/install_detectron2.py tools/detectron2_port.py tools/pure_wheel.py
+PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all lint bench clean
@@ -13,9 +15,9 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env: $(STAMP)  ## build .venv with all extras and Detectron2
+env: $(DETECTRON)  ## build .venv with all extras and Detectron2
 
-$(STAMP): pyproject.toml constraints.txt tools/install_detectron2.py tools/detectron2_port.py tools/pure_wheel.py
+$(PACKAGES): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 12) and \
 	    f"Python 3.10, 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}: run make env PYTHON=/path/to/python3.11")'
 	@echo "env 1/4: $(VENV) with $$("$(PYTHON)" --version)"
@@ -24,6 +26,9 @@ $(STAMP): pyproject.toml constraints.txt tools/install_detectron2.py tools/detec
 	@$(PIP) torch setuptools wheel
 	@echo "env 3/4: ndpp-dense with its extras ($(EXTRAS))"
 	@$(PIP) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+$(DETECTRON): $(PACKAGES) $(INSTALLER)
 	@echo "env 4/4: Detectron2"
 	@$(BIN)/python tools/install_detectron2.py
 	@touch $@
