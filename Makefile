@@ -7,7 +7,7 @@ EXTRAS    := detectron2,mmseg,pretrain,dev
 PACKAGES  := $(VENV)/.packages
 DETECTRON := $(VENV)/.detectron2
 INSTALLER := tools/install_detectron2.py tools/detectron2_port.py tools/pure_wheel.py
-PIP       := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-all lint bench clean
