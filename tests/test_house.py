@@ -14,7 +14,7 @@ PACKAGE = ROOT / "ndpp_dense"
 STOREYS = [
     {"integrations"},
     {"datasets", "pretrain", "robustness", "zoo", "backbones"},
-    {"convert", "fold", "calibrate", "statistics", "config_files"},
+    {"convert", "convert_report", "convert_rules", "module_surgery", "fold", "calibrate", "statistics", "config_files"},
     {"layers"},
     {"ops"},
 ]
