@@ -46,11 +46,11 @@ class DigitsPaths:
 class _Recipe:
     """Everything that decides the bytes of the set."""
 
-    num_train: int
-    num_val: int
-    size: int
-    seed: int
-    categories: tuple[int, ...]
+    num_train: int = 400
+    num_val: int = 100
+    size: int = 160
+    seed: int = 0
+    categories: tuple[int, ...] = DEFAULT_CATEGORIES
 
     def folder_name(self) -> str:
         text = json.dumps({"version": _VERSION, **asdict(self)}, sort_keys=True)
@@ -60,10 +60,10 @@ class _Recipe:
 def ensure_digits(
     root: str | os.PathLike[str] | None = None,
     *,
-    num_train: int = 400,
-    num_val: int = 100,
-    size: int = 160,
-    seed: int = 0,
+    num_train: int = _Recipe.num_train,
+    num_val: int = _Recipe.num_val,
+    size: int = _Recipe.size,
+    seed: int = _Recipe.seed,
     categories: Sequence[int] = DEFAULT_CATEGORIES,
 ) -> DigitsPaths:
     """Returns the demo set, generating it on the first call.
@@ -91,10 +91,27 @@ def ensure_digits(
     """
     recipe = _Recipe(num_train, num_val, size, seed, tuple(categories))
     _check(recipe)
+    paths = _locate(recipe, root)
+    if not paths.root.is_dir():
+        _generate_once(recipe, paths.root)
+    return paths
+
+
+def locate_digits(root: str | os.PathLike[str] | None = None) -> DigitsPaths:
+    """Tells where `ensure_digits(root)` with its default arguments keeps the set, without generating it.
+
+    Args:
+        root: see `ensure_digits`.
+
+    Returns:
+        The paths, which may not exist yet.
+    """
+    return _locate(_Recipe(), root)
+
+
+def _locate(recipe: _Recipe, root: str | os.PathLike[str] | None) -> DigitsPaths:
     parent = Path(root).expanduser() if root is not None else default_root()
-    final = parent / recipe.folder_name()
-    if not final.is_dir():
-        _generate_once(recipe, final)
+    final = parent.absolute() / recipe.folder_name()
     return DigitsPaths(final, final / "train.json", final / "train", final / "val.json", final / "val")
 
 

@@ -1,0 +1,28 @@
+"""Writes a file so that readers see the old one or the whole new one."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a path beside `path` to write to; on success it takes `path`'s place, on failure it is removed.
+
+    Args:
+        path: the file to write; its folder is created if absent.
+
+    Yields:
+        A path in the same folder with the same suffix.
+    """
+    final = Path(path)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    # The folder is private to this user, the file inside it gets the user's umask like any other.
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as scratch:
+        made = Path(scratch) / final.name
+        yield made
+        made.replace(final)

@@ -1,0 +1,198 @@
+"""Training curves drawn from the `metrics.json` that Detectron2 writes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ndpp_dense.integrations.detectron2.atomic_file import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_LOG = logging.getLogger(__name__)
+_AP_LINES = {
+    "segm/AP": ("mask AP", "tab:blue", "-"),
+    "segm/AP50": ("mask AP50", "tab:blue", "--"),
+    "bbox/AP": ("box AP", "tab:orange", "-"),
+    "bbox/AP50": ("box AP50", "tab:orange", "--"),
+}
+_LOSS_NAMES = {
+    "loss_cls": "box class",
+    "loss_box_reg": "box position",
+    "loss_mask": "mask",
+    "loss_rpn_cls": "proposal objectness",
+    "loss_rpn_loc": "proposal position",
+}
+_SMOOTHED_SHARE = 0.05  # of all points, on each side of a point
+
+
+def read_metrics(metrics_json: str | os.PathLike[str]) -> dict[int, dict[str, float]]:
+    """Reads Detectron2's `metrics.json`, one JSON object a line.
+
+    A line cut short by a crash is passed over. Where a resumed run went back to an earlier iteration, what the
+    abandoned run had written from there on is dropped.
+
+    Args:
+        metrics_json: the file.
+
+    Returns:
+        Iteration to its finite numbers, in order of iteration.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: no line holds metrics.
+    """
+    path = Path(metrics_json)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no training metrics at {path}: Detectron2 writes metrics.json to OUTPUT_DIR while it trains. "
+            "Give the file of a run that has trained for at least one logging period."
+        )
+    records: dict[int, dict[str, float]] = {}
+    last = -1
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        record = _parse(line)
+        if record is None:
+            if line.strip():
+                _LOG.warning("%s: line %d is not complete and is passed over", path, number)
+            continue
+        iteration = int(record.pop("iteration"))
+        if iteration < last:
+            records = {i: values for i, values in records.items() if i < iteration}
+        records.setdefault(iteration, {}).update(record)
+        last = iteration
+    if not records:
+        raise ValueError(f"{path} holds no line with training metrics. Give the metrics.json of a Detectron2 run.")
+    return records
+
+
+def save_curves(metrics_json: str | os.PathLike[str], out_png: str | os.PathLike[str]) -> None:
+    """Draws loss, loss components, average precision and learning rate over iterations.
+
+    Args:
+        metrics_json: Detectron2's `metrics.json`; see `read_metrics` for what is tolerated.
+        out_png: picture to write, 1650 x 1050 pixels; its folder is created if absent.
+
+    Raises:
+        FileNotFoundError: there are no metrics.
+        ValueError: the file holds no metrics.
+    """
+    # matplotlib's object interface: pyplot keeps global state, and picks a backend by what it finds.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+    from matplotlib.ticker import MaxNLocator
+
+    records = read_metrics(metrics_json)
+    figure = Figure(figsize=(11, 7), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
+    FigureCanvasAgg(figure)
+    (total, parts), (precision, rate) = figure.subplots(2, 2, sharex=True)
+    _draw_losses(total, records, ["total_loss"], "Total loss")
+    names = sorted({name for values in records.values() for name in values if _is_component(name)})
+    _draw_losses(parts, records, names, "Loss components")
+    _draw_precision(precision, records)
+    _draw_rate(rate, records)
+    for axes in (total, parts, precision, rate):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in (precision, rate):
+        axes.set_xlabel("iteration")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    with replacing(out_png) as path:
+        figure.savefig(path)
+
+
+def _parse(line: str) -> dict[str, float] | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    if not isinstance(record, dict) or not isinstance(record.get("iteration"), (int, float)):
+        return None
+    return {k: v for k, v in record.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+
+
+def _is_component(name: str) -> bool:
+    return name.startswith("loss_") or "/loss_" in name
+
+
+def _series(records: dict[int, dict[str, float]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    points = [(iteration, values[name]) for iteration, values in records.items() if name in values]
+    array = np.array(points, dtype=float).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Mean over a centred window that shrinks towards both ends, so that the ends are not pulled inwards."""
+    reach = int(len(values) * _SMOOTHED_SHARE)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    side = np.minimum(np.minimum(index, len(values) - 1 - index), reach)
+    return (sums[index + side + 1] - sums[index - side]) / (2 * side + 1)
+
+
+def _draw_losses(axes: Axes, records: dict[int, dict[str, float]], names: list[str], title: str) -> None:
+    axes.set_title(title, loc="left", fontweight="bold")
+    drawn = 0
+    for index, name in enumerate(names):
+        iterations, values = _series(records, name)
+        if not len(values):
+            continue
+        colour = f"C{index % 10}"
+        axes.plot(iterations, values, color=colour, alpha=0.25, linewidth=1)
+        axes.plot(iterations, _smooth(values), color=colour, linewidth=1.8, marker=_marker(values), label=_label(name))
+        drawn += 1
+    if not drawn:
+        _say(axes, "not recorded")
+        return
+    axes.set_ylim(bottom=0)
+    if len(names) > 1:
+        axes.legend(frameon=False, fontsize=9)
+
+
+def _marker(values: np.ndarray) -> str | None:
+    """A dot where there is too little for a line to be seen."""
+    return "o" if len(values) < 3 else None
+
+
+def _label(name: str) -> str:
+    return _LOSS_NAMES.get(name.rsplit("/", 1)[-1], name)
+
+
+def _draw_precision(axes: Axes, records: dict[int, dict[str, float]]) -> None:
+    axes.set_title("Average precision on the validation set", loc="left", fontweight="bold")
+    best: list[float] = []
+    names = sorted({name for values in records.values() for name in values})
+    for ending, (label, colour, style) in _AP_LINES.items():
+        # With several test sets Detectron2 puts the name of the set in front.
+        for index, name in enumerate(n for n in names if n == ending or n.endswith(f"/{ending}")):
+            iterations, values = _series(records, name)
+            text = f"{name.removesuffix(ending)} {label} {values[-1]:.1f}".lstrip()
+            axes.plot(iterations, values, style, color=colour, marker="os^Dv"[index % 5], markersize=4, label=text)
+            best.append(float(values.max()))
+    if not best:
+        _say(axes, "no evaluation yet")
+        return
+    axes.set_ylim(0, max(5.0, 1.1 * max(best)))
+    axes.legend(frameon=False, fontsize=9, title="last value", title_fontsize=9, alignment="left")
+
+
+def _draw_rate(axes: Axes, records: dict[int, dict[str, float]]) -> None:
+    axes.set_title("Learning rate", loc="left", fontweight="bold")
+    iterations, values = _series(records, "lr")
+    if not len(values):
+        _say(axes, "not recorded")
+        return
+    axes.plot(iterations, values, color="tab:green", linewidth=1.8, marker=_marker(values))
+    axes.set_ylim(bottom=0)
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="grey")

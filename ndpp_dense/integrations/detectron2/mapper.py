@@ -1,0 +1,40 @@
+"""Detectron2's data set mapper, which names the file when an image cannot be read."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+from detectron2.data import DatasetMapper
+from PIL import Image
+
+# What Pillow's decoders are seen to raise on damaged files, beside OSError.
+_READ_ERRORS = (OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class CheckedDatasetMapper(DatasetMapper):
+    """Detectron2's `DatasetMapper`; a missing or damaged image raises an error that names the file."""
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """Maps one record of a data set to the input of a model.
+
+        Args:
+            dataset_dict: one record in Detectron2's format.
+
+        Returns:
+            What `DatasetMapper` returns.
+
+        Raises:
+            FileNotFoundError: the image does not exist.
+            OSError: the image cannot be decoded.
+        """
+        try:
+            return super().__call__(dataset_dict)
+        except _READ_ERRORS as error:
+            files = [str(dataset_dict[key]) for key in ("file_name", "sem_seg_file_name") if dataset_dict.get(key)]
+            kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+            raise kind(
+                f"cannot read image {' or '.join(files)} (image_id {dataset_dict.get('image_id')}): "
+                f"{type(error).__name__}: {error}. Restore the file, or remove its entry from the annotations."
+            ) from error
