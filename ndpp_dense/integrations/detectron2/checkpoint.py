@@ -1,0 +1,229 @@
+"""Checkpoints that survive a kill at any moment and resume a run exactly."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
+from torch import nn
+
+from ndpp_dense.integrations.detectron2.atomic_file import replacing
+from ndpp_dense.integrations.detectron2.nan_guard import nonfinite_parameters
+from ndpp_dense.integrations.detectron2.rng import get_rng_state, set_rng_state
+
+__all__ = ["CheckpointReadError", "NDCheckpointer"]
+
+_log = logging.getLogger(__name__)
+_PERIODIC = re.compile(r"model_\d{7,}\.pth")
+_BEST = "model_best"
+# What torch.load and pickle raise on truncated, foreign or overwritten files.
+_READ_ERRORS = (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, UnicodeDecodeError)
+
+
+class CheckpointReadError(ValueError):
+    """A checkpoint file is truncated, corrupt or of an unknown kind."""
+
+
+class NDCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with atomic files, fallback to an older file, and every rank's random state.
+
+    Weights in any format that Detectron2 reads (``.pkl``, ``detectron2://``, ``https://``) load as before.
+
+    A full checkpoint holds the model, everything registered in `checkpointables` (the trainer with its optimizer,
+    scheduler, loss scaler and data position), the iteration, the random state of all ranks and their number.
+    ``model_best.pth`` holds the model only: it is for use, not for resuming.
+
+    Args:
+        model: the model, plain or in DistributedDataParallel.
+        save_dir: folder of the run, shared by all machines.
+        keep: number of periodic checkpoints (``model_0000123.pth``) that stay on disk, at least 1.
+        **checkpointables: objects with ``state_dict()`` and ``load_state_dict()``.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, keep: int = 2, **checkpointables: Any) -> None:
+        super().__init__(model, save_dir, **checkpointables)
+        if keep < 1:
+            raise ValueError(f"SOLVER.CHECKPOINT_KEEP={keep}: one checkpoint at least must stay, set it to 1 or more.")
+        self.keep = keep
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Write ``<name>.pth``. Full checkpoints must be saved by all ranks together, the best one need not.
+
+        A kill at any moment leaves either the former file or the new one, and the pointer ``last_checkpoint``
+        on a complete file.
+
+        Args:
+            name: file name without folder and suffix.
+            **extra: further entries, of types that ``torch.load(..., weights_only=True)`` reads.
+
+        Raises:
+            FloatingPointError: if a weight is NaN or infinite; then nothing is written.
+        """
+        if not self.save_dir:
+            return
+        broken = nonfinite_parameters(self.model)
+        if broken:
+            raise FloatingPointError(
+                f"{name}.pth was not written: {len(broken)} parameters hold NaN or infinity, first '{broken[0]}'. "
+                f"The last good checkpoint is {self.get_checkpoint_file() or 'none'}. Try a lower SOLVER.BASE_LR."
+            )
+        data = {"model": self.model.state_dict(), **extra}
+        if name != _BEST:
+            data.update(rng=comm.gather(get_rng_state()), world_size=comm.get_world_size())
+            data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
+        if not self.save_to_disk:
+            return
+        file = Path(self.save_dir) / f"{name}.pth"
+        _log.info("Saving checkpoint to %s", file)
+        _write_atomically(file, lambda stream: torch.save(data, stream))
+        if name != _BEST:
+            self.tag_last_checkpoint(file.name)
+            self._drop_old()
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Point ``last_checkpoint`` at a file of the same folder, atomically."""
+        pointer = Path(self.save_dir) / "last_checkpoint"
+        _write_atomically(pointer, lambda stream: stream.write(last_filename_basename.encode()))
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Continue the newest readable checkpoint of `save_dir`, or else load the weights in `path`.
+
+        Args:
+            path: weights for a fresh start; empty for none.
+            resume: look for checkpoints first. Every rank must be able to read `save_dir`.
+
+        Returns:
+            What the checkpoint holds beyond the model and the checkpointables; ``iteration`` is present after a resume.
+
+        Raises:
+            CheckpointReadError: if there are checkpoints and none is readable.
+            ValueError: if the checkpoint belongs to a different model.
+            FileNotFoundError: if `path` names no file.
+        """
+        if not resume:
+            return self.load(path, checkpointables=[])
+        file = self._newest_readable()
+        if file is None:
+            _log.warning("Nothing to resume in %s: starting fresh from weights '%s'.", self.save_dir, path)
+            return self.load(path, checkpointables=[])
+        return self._restore(file)
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load weights that the user named; see :meth:`DetectionCheckpointer.load`.
+
+        Raises:
+            FileNotFoundError: if there is no such file, with the nearest names beside it.
+            CheckpointReadError: if the file can't be read.
+        """
+        if path and not os.path.isfile(self.path_manager.get_local_path(path)):
+            folder = os.path.dirname(path) or "."
+            names = os.listdir(folder) if os.path.isdir(folder) else []
+            near = difflib.get_close_matches(os.path.basename(path), names, n=3)
+            hint = f"nearest names there: {', '.join(near)}" if near else f"folder exists: {os.path.isdir(folder)}"
+            raise FileNotFoundError(f"checkpoint {path} not found ({hint}). Correct MODEL.WEIGHTS.")
+        return super().load(path, *args, **kwargs)
+
+    def candidates(self) -> list[Path]:
+        """Checkpoints to resume from: the one that ``last_checkpoint`` names, then the others, newest first."""
+        folder = Path(self.save_dir)
+        files = [f for f in folder.glob("model_*.pth") if f.stem != _BEST]
+        files.sort(key=lambda f: f.stat().st_mtime_ns, reverse=True)
+        named = Path(self.get_checkpoint_file() or folder)
+        return sorted(files, key=lambda f: f != named)
+
+    def _newest_readable(self) -> Path | None:
+        """Let the main rank choose, so that all ranks resume the same file."""
+        choice: tuple[Path | None, str] = (None, "")
+        if comm.is_main_process():
+            choice = self._choose()
+        file, error = comm.all_gather(choice)[0]
+        if error:
+            raise CheckpointReadError(error)
+        return file
+
+    def _choose(self) -> tuple[Path | None, str]:
+        failures: list[str] = []
+        for file in self.candidates():
+            try:
+                self._load_file(str(file))
+            except CheckpointReadError as error:
+                failures.append(str(error))
+                continue
+            if failures:
+                _log.warning("Falling back to the older checkpoint %s, because: %s", file, " ".join(failures))
+            return file, ""
+        if failures:
+            start = "Remove --resume to start again, or name readable weights in MODEL.WEIGHTS."
+            return None, f"no checkpoint in {self.save_dir} is readable. {' '.join(failures)} {start}"
+        return None, ""
+
+    def _restore(self, file: Path) -> dict[str, Any]:
+        readable = comm.all_gather(file.is_file())
+        if not all(readable):
+            blind = [rank for rank, seen in enumerate(readable) if not seen]
+            raise FileNotFoundError(f"ranks {blind} cannot see {file}: OUTPUT_DIR must be shared by all machines.")
+        _log.info("Resuming from %s", file)
+        data = self._load_file(str(file))
+        try:
+            self.model.load_state_dict(data.pop("model"))
+            for key, item in self.checkpointables.items():
+                item.load_state_dict(data.pop(key))
+            self._restore_rng(data.pop("rng"), data.pop("world_size"))
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"checkpoint {file} does not fit this run: {error}. Was it made with another configuration? "
+                "Use that one, or another OUTPUT_DIR, or leave --resume out."
+            ) from error
+        return data
+
+    @staticmethod
+    def _restore_rng(states: list[dict[str, Any]], world_size: int) -> None:
+        if world_size == comm.get_world_size():
+            set_rng_state(states[comm.get_rank()])
+            return
+        _log.warning(
+            "The checkpoint was written by %d process(es) and is resumed by %d: training goes on at the same position, "
+            "but the result is not bit-identical to an uninterrupted run.",
+            world_size,
+            comm.get_world_size(),
+        )
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        try:
+            data = super()._load_file(filename)
+            if not isinstance(data, dict) or not isinstance(data.get("model"), dict) or not data["model"]:
+                raise ValueError("it holds no weights")
+        except _READ_ERRORS as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            size = os.path.getsize(filename) if os.path.isfile(filename) else 0
+            raise CheckpointReadError(
+                f"cannot read checkpoint {filename} ({size} bytes): {reason}. The file is truncated, corrupt or holds "
+                "more than tensors and numbers; copy or download it again, or name another in MODEL.WEIGHTS."
+            ) from error
+        return data
+
+    def _drop_old(self) -> None:
+        folder = Path(self.save_dir)
+        for leftover in folder.glob(".model_*.pth-*"):  # of runs that were killed while they wrote
+            shutil.rmtree(leftover, ignore_errors=True)
+        periodic = sorted(f for f in folder.iterdir() if _PERIODIC.fullmatch(f.name))
+        for file in periodic[: -self.keep]:
+            file.unlink(missing_ok=True)
+
+
+def _write_atomically(file: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Have the whole file on the disk, not in a cache, before it takes its name."""
+    with replacing(file) as made, made.open("wb") as stream:
+        write(stream)
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -1,0 +1,73 @@
+"""Evaluate a model on its test sets and leave results, curves and pictures in the output folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from torch import nn
+
+from ndpp_dense.integrations.detectron2.curves import save_curves
+from ndpp_dense.integrations.detectron2.pictures import save_predictions
+from ndpp_dense.integrations.detectron2.results import format_results, write_results
+
+__all__ = ["evaluate", "main_metric", "write_report"]
+
+_log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
+    """Measure COCO average precision on every set in ``DATASETS.TEST``. All ranks must call it.
+
+    Args:
+        cfg: Detectron2 configuration.
+        model: the model, without DistributedDataParallel.
+
+    Returns:
+        On the main rank ``{"bbox": {"AP": ...}, "segm": {...}}``, in percent; with several test sets one such
+        dictionary a set. Empty on the other ranks.
+    """
+    results = {}
+    for name in cfg.DATASETS.TEST:
+        # The fast implementation needs Detectron2's compiled part; pycocotools gives the same figures.
+        evaluator = COCOEvaluator(name, output_dir=str(_folder(cfg, name)), use_fast_impl=False)
+        found = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
+        if found:
+            results[name] = found
+    return next(iter(results.values())) if len(results) == 1 else results
+
+
+def main_metric(cfg: CfgNode) -> str:
+    """Return the name of the metric that ranks checkpoints, such as ``segm/AP``."""
+    task = "segm" if cfg.MODEL.MASK_ON else "bbox"
+    return f"{task}/AP" if len(cfg.DATASETS.TEST) < 2 else f"{cfg.DATASETS.TEST[0]}/{task}/AP"
+
+
+def write_report(cfg: CfgNode, results: dict[str, Any]) -> None:
+    """Write ``results.json``, ``curves.png`` and ``predictions.png`` and log the table of results.
+
+    Args:
+        cfg: Detectron2 configuration; everything is read from and written to its ``OUTPUT_DIR``.
+        results: what :func:`evaluate` returned on the main rank.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    if (folder / "metrics.json").is_file():
+        save_curves(folder / "metrics.json", folder / "curves.png")
+    if not results:
+        return
+    name = cfg.DATASETS.TEST[0]
+    predicted = _folder(cfg, name) / "coco_instances_results.json"
+    if predicted.is_file():
+        predictions = json.loads(predicted.read_text())
+        save_predictions(predictions, DatasetCatalog.get(name), MetadataCatalog.get(name), folder / "predictions.png")
+    write_results(results, folder / "results.json")
+    _log.info("Results (all files in %s):\n%s", folder, format_results(results))
+
+
+def _folder(cfg: CfgNode, name: str) -> Path:
+    return Path(cfg.OUTPUT_DIR) / "inference" / name

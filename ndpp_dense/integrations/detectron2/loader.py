@@ -1,0 +1,206 @@
+"""Training batches that depend on the seed and the iteration only: not on workers, interruptions or the past."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, get_detection_dataset_dicts
+from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from ndpp_dense.integrations.detectron2.rng import isolated_rng
+
+__all__ = ["PositionedBatchSampler", "SeededDataset", "TrainData"]
+
+_log = logging.getLogger(__name__)
+_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
+_MAX_RETRIES = 100
+
+
+class PositionedBatchSampler(Sampler):
+    """Group an endless stream of indices into batches of ``(position, index)`` and start at any batch.
+
+    A position counts samples over all ranks; it is what the sample's augmentation is seeded from.
+
+    Args:
+        indices: an endless sampler of dataset indices, already split between the ranks, that yields the same
+            stream each time it is iterated.
+        batch_size: pairs per batch.
+        groups: for every dataset index its group; a batch holds one group only. None puts all in one.
+        skip: batches to leave out at the start. Replayed as integers: a million take about a second.
+        rank: this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        indices: Iterable[int],
+        batch_size: int,
+        *,
+        groups: Sequence[int] | None = None,
+        skip: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.indices = indices
+        self.batch_size = batch_size
+        self.groups = groups
+        self.skip = skip
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield batches without end."""
+        return islice(self._batches(), self.skip, None)
+
+    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+        waiting: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
+        for count, index in enumerate(self.indices):
+            group = 0 if self.groups is None else self.groups[index]
+            waiting[group].append((count * self.world_size + self.rank, index))
+            if len(waiting[group]) == self.batch_size:
+                yield waiting.pop(group)
+
+
+class SeededDataset(Dataset):
+    """Map dataset dicts with all random generators seeded from the sample's position.
+
+    Errors that concern a single sample (``OSError``, ``ValueError``) are returned in its place, so that the main
+    process raises them with their own message instead of a worker's traceback.
+
+    Args:
+        dicts: Detectron2 dataset dicts.
+        mapper: turns a dict into a model input; may return None to have another sample drawn.
+        seed: seed of all augmentation in this run, not negative.
+    """
+
+    def __init__(self, dicts: list[dict], mapper: Callable[[dict], dict | None], seed: int) -> None:
+        # Serialised into one array: worker processes share it instead of copying every dict.
+        self.dicts = DatasetFromList(dicts, copy=False)
+        self.mapper = mapper
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Return the number of dataset dicts."""
+        return len(self.dicts)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict | Exception:
+        """Return the mapped sample of a ``(position, index)`` pair, or the error that it met."""
+        position, index = key
+        with isolated_rng(self.seed, position):
+            try:
+                return self._mapped(index)
+            except (OSError, ValueError) as error:
+                return error
+
+    def _mapped(self, index: int) -> dict:
+        for _ in range(_MAX_RETRIES):
+            sample = self.mapper(self.dicts[index])
+            if sample is not None:
+                return sample
+            index = int(torch.randint(len(self), ()))
+        raise ValueError(f"the mapper refused {_MAX_RETRIES} samples in a row, the last one {self.dicts[index]}.")
+
+
+class TrainData:
+    """The training set of a configuration, from which loaders start at any iteration.
+
+    Args:
+        cfg: Detectron2 configuration with the trainer's keys.
+        mapper: turns a dataset dict into a model input.
+
+    Raises:
+        ValueError: if the batch can't be split over ranks and accumulation steps, or the sampler is unknown.
+    """
+
+    def __init__(self, cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> None:
+        self.cfg = cfg
+        self.mapper = mapper
+        self.batch_size = _images_per_portion(cfg)
+        keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
+        self.dicts: list[dict] = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN,
+            filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
+            min_keypoints=keypoints,
+            proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
+        )
+
+    def batches(self, seed: int, *, skip: int = 0, num_workers: int | None = None) -> Iterator[list[dict]]:
+        """Load batches without end.
+
+        Args:
+            seed: decides order and augmentation. Equal on all ranks.
+            skip: batches to leave out at the start (a resumed run has used them).
+            num_workers: loader processes; None takes ``DATALOADER.NUM_WORKERS``.
+
+        Yields:
+            This rank's next batch, a list of model inputs.
+
+        Raises:
+            OSError: if an image can't be read.
+            ValueError: if an image or its annotation is unusable.
+        """
+        workers = self.cfg.DATALOADER.NUM_WORKERS if num_workers is None else num_workers
+        loader = DataLoader(
+            SeededDataset(self.dicts, self.mapper, seed),
+            batch_sampler=PositionedBatchSampler(
+                self._indices(seed),
+                self.batch_size,
+                groups=self._groups(),
+                skip=skip,
+                rank=comm.get_rank(),
+                world_size=comm.get_world_size(),
+            ),
+            num_workers=workers,
+            collate_fn=_as_list,
+            persistent_workers=workers > 0,
+            # Its own generator: the loader must not draw from the one that training uses.
+            generator=torch.Generator().manual_seed(seed),
+        )
+        for batch in loader:
+            for sample in batch:
+                if isinstance(sample, Exception):
+                    raise sample
+            yield batch
+
+    def _indices(self, seed: int) -> Sampler:
+        name = self.cfg.DATALOADER.SAMPLER_TRAIN
+        if name == "TrainingSampler":
+            return TrainingSampler(len(self.dicts), seed=seed)
+        if name == "RepeatFactorTrainingSampler":
+            threshold = self.cfg.DATALOADER.REPEAT_THRESHOLD
+            repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(self.dicts, threshold)
+            return RepeatFactorTrainingSampler(repeats, seed=seed)
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; the choices are {', '.join(_SAMPLERS)}.")
+
+    def _groups(self) -> list[int] | None:
+        """Separate landscape from portrait images, whose common batch would be mostly padding."""
+        if not self.cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+            return None
+        missing = next((d for d in self.dicts if "width" not in d or "height" not in d), None)
+        if missing is not None:
+            _log.warning("No aspect ratio grouping: %s has no width or height.", missing.get("file_name", "an image"))
+            return None
+        return [int(d["width"] > d["height"]) for d in self.dicts]
+
+
+def _as_list(samples: list[Any]) -> list[Any]:
+    return samples
+
+
+def _images_per_portion(cfg: CfgNode) -> int:
+    """Split the effective batch over ranks and accumulation steps."""
+    total, steps, world_size = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS, comm.get_world_size()
+    if steps < 1 or total < 1 or total % (steps * world_size):
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH={total} does not split evenly over {world_size} process(es) and "
+            f"SOLVER.ACCUMULATION_STEPS={steps}: make it a multiple of {max(steps, 1) * world_size}."
+        )
+    return total // (steps * world_size)

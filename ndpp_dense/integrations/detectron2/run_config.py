@@ -1,0 +1,168 @@
+"""From a config name and command-line choices to a complete, frozen configuration."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.utils import comm
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+
+from ndpp_dense.config_files import find_config
+from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
+from ndpp_dense.integrations.detectron2 import add_ndpp_config
+from ndpp_dense.integrations.detectron2.atomic_file import replacing
+from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
+
+__all__ = ["build_config", "prepare_run", "register_datasets"]
+
+
+def build_config(
+    name: str,
+    *,
+    datasets: Sequence[str] = (),
+    device: str | None = None,
+    output: str | None = None,
+    overrides: Sequence[str] = (),
+) -> tuple[CfgNode, list[str]]:
+    """Build the configuration of a run and register the data sets it needs.
+
+    Args:
+        name: path of a config, or the bare name of one that comes with the package.
+        datasets: ``NAME=JSON:IMAGES`` values, see :func:`register_datasets`.
+        device: ``cuda`` or ``cpu``; None keeps the config's.
+        output: folder of the run; None takes the config's, or ``output/<config name>`` where it sets none.
+        overrides: keys and values in turn, applied last.
+
+    Returns:
+        The frozen configuration, and remarks on what the data sets decided.
+
+    Raises:
+        FileNotFoundError: if config or data are missing.
+        KeyError: if a key does not exist; names the nearest.
+        ValueError: if a value has the wrong type, or a data set is faulty or unknown.
+    """
+    cfg = get_cfg()
+    default_output = cfg.OUTPUT_DIR
+    add_ndpp_config(cfg)
+    path = find_config(name)
+    _merge_file(cfg, path)
+    register_demo()
+    remarks = register_datasets(cfg, datasets)
+    if device is not None:
+        cfg.MODEL.DEVICE = device
+    if output is not None:
+        cfg.OUTPUT_DIR = output
+    elif default_output == cfg.OUTPUT_DIR:
+        cfg.OUTPUT_DIR = str(Path("output") / path.stem)
+    _merge_overrides(cfg, overrides)
+    check_available([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    cfg.freeze()
+    return cfg, remarks
+
+
+def prepare_run(cfg: CfgNode) -> None:
+    """Log to the terminal and to ``OUTPUT_DIR/log.txt``, keep the configuration there, seed the random generators.
+
+    Args:
+        cfg: a configuration; ``SEED`` below 0 asks for a random seed.
+    """
+    folder, rank = Path(cfg.OUTPUT_DIR), comm.get_rank()
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, short in (("ndpp_dense", "ndpp"), ("detectron2", "d2"), ("fvcore", "fvcore")):
+        setup_logger(str(folder), distributed_rank=rank, name=name, abbrev_name=short)
+    if comm.is_main_process():
+        with replacing(folder / "config.yaml") as path:
+            path.write_text(cfg.dump(), encoding="utf-8")
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def register_datasets(cfg: CfgNode, flags: Sequence[str]) -> list[str]:
+    """Register COCO-format sets and let them take the place of the config's sets.
+
+    Besides the names in ``DATASETS``, this sets the number of classes, and the mask format where masks are RLE.
+
+    Args:
+        cfg: changed in place.
+        flags: ``NAME=JSON:IMAGES`` values; a name that ends in ``_train`` is for training, in ``_val`` for evaluation.
+
+    Returns:
+        A line for each key that the annotations decided.
+
+    Raises:
+        FileNotFoundError: if files are missing.
+        ValueError: if a flag or an annotation file is faulty, or the sets have different categories.
+    """
+    sources = [parse_dataset_flag(flag) for flag in flags]
+    if not sources:
+        return []
+    summaries = {source.name: register_coco(source) for source in sources}
+    train = tuple(name for name in summaries if name.endswith("_train"))
+    val = tuple(name for name in summaries if name.endswith("_val"))
+    cfg.DATASETS.TRAIN = train or cfg.DATASETS.TRAIN
+    cfg.DATASETS.TEST = val or cfg.DATASETS.TEST
+    categories = _common_categories(summaries)
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
+    remarks = [f"{len(categories)} categories in the data: MODEL.ROI_HEADS.NUM_CLASSES is {len(categories)}"]
+    if any(summary.mask_format in ("bitmask", "mixed") for summary in summaries.values()):
+        cfg.INPUT.MASK_FORMAT = "bitmask"
+        remarks.append("masks are RLE: INPUT.MASK_FORMAT is bitmask")
+    return remarks
+
+
+def _common_categories(summaries: dict[str, CocoSummary]) -> tuple[str, ...]:
+    (first, summary), *others = summaries.items()
+    for name, other in others:
+        if other.categories != summary.categories:
+            raise ValueError(
+                f"data sets {first!r} and {name!r} have different categories: {_short(summary.categories)} and "
+                f"{_short(other.categories)}. A model needs one list: give both files the same categories and ids."
+            )
+    return summary.categories
+
+
+def _short(names: tuple[str, ...]) -> str:
+    return f"{len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+
+
+def _merge_file(cfg: CfgNode, path: Path) -> None:
+    try:
+        cfg.merge_from_file(str(path))
+    except KeyError as error:
+        key = str(error.args[0]).rsplit(": ", 1)[-1]
+        raise KeyError(f"config {path}: {_unknown(cfg, key)}") from error
+
+
+def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
+    if len(overrides) % 2:
+        raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {' '.join(overrides)}.")
+    known = set(_keys(cfg))
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        if key not in known:
+            raise KeyError(_unknown(cfg, key))
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, AssertionError) as error:
+            raise ValueError(f"override {key} {value}: {error}") from error
+
+
+def _unknown(cfg: CfgNode, key: str) -> str:
+    keys = list(_keys(cfg))
+    near = difflib.get_close_matches(key.upper(), keys, n=3)
+    # A right last part in the wrong place is the likelier slip.
+    near = [k for k in keys if k.rsplit(".", 1)[-1] == key.upper().rsplit(".", 1)[-1]][:3] or near
+    hint = f"The nearest: {', '.join(near)}." if near else "No key is near it."
+    return f"no configuration key {key!r}. {hint}"
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"

@@ -1,0 +1,254 @@
+"""The training loop: exact resume, gradient accumulation, mixed precision, ND++ statistics, and a guard against NaN."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ndpp_dense import hold_stats
+from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
+from ndpp_dense.integrations.detectron2.hooks import BestHook, FinishedEvalHook, ProgressBar, StatsHook
+from ndpp_dense.integrations.detectron2.loader import TrainData
+from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
+from ndpp_dense.integrations.detectron2.nan_guard import divergence_message, first_nonfinite_layer
+from ndpp_dense.integrations.detectron2.rng import get_rng_state, set_rng_state
+from ndpp_dense.integrations.detectron2.solver_config import AMP_DTYPES
+
+__all__ = ["NDTrainer"]
+
+_log = logging.getLogger(__name__)
+
+
+class NDTrainer(TrainerBase):
+    """Train the model of a Detectron2 configuration.
+
+    A run that is killed at any moment and resumed ends with the same bits as one that was left alone, on the same
+    number of processes and with deterministic kernels (the CPU's are).
+
+    Args:
+        cfg: Detectron2 configuration with the keys of ``add_ndpp_config``.
+
+    Raises:
+        ValueError: if a setting is out of range.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self.data = TrainData(cfg, CheckedDatasetMapper(cfg, True))
+        self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        self.net = build_model(cfg)
+        self.net.train()
+        self.optimizer = build_optimizer(cfg, self.net)
+        self.scheduler = build_lr_scheduler(cfg, self.optimizer)
+        self.scaler = _grad_scaler(cfg)
+        self.model = _distributed(cfg, self.net)
+        self.results: dict[str, Any] = {}
+        self._batches: Iterator[list[dict]] | None = None
+        self.checkpointer = NDCheckpointer(
+            self.net, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP, trainer=weakref.proxy(self)
+        )
+        self.register_hooks(self._build_hooks())
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue the newest checkpoint in ``OUTPUT_DIR``, or load ``MODEL.WEIGHTS`` and start from iteration 0.
+
+        Args:
+            resume: look for a checkpoint to continue first.
+        """
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+
+    def train(self) -> dict[str, Any]:
+        """Train to ``SOLVER.MAX_ITER``, evaluate, and write the report.
+
+        Returns:
+            The final results on the main rank, see :func:`evaluate`; empty on the others.
+
+        Raises:
+            FloatingPointError: if training diverges; the message names the layer and the last good checkpoint.
+        """
+        super().train(self.start_iter, self.max_iter)
+        if comm.is_main_process():
+            write_report(self.cfg, self.results)
+        return self.results
+
+    def run_step(self) -> None:
+        """Make one optimizer step from ``SOLVER.ACCUMULATION_STEPS`` portions of the batch."""
+        portions, data_time = self._load_portions()
+        rng = get_rng_state()
+        self.optimizer.zero_grad(set_to_none=True)
+        try:
+            losses = self._accumulate_gradients(portions)
+        except FloatingPointError as error:  # Detectron2 found non-finite proposals, maybe on this rank only
+            raise self._divergence(str(error), portions, rng, alone=comm.get_world_size() > 1) from error
+        losses = _mean_over_ranks(losses)
+        if not all(torch.isfinite(torch.tensor(value)) for value in losses.values()):
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
+            raise self._divergence(f"the losses are {shown}", portions, rng, alone=False)
+        self._check_all_took_part()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.storage.put_scalars(**losses, total_loss=sum(losses.values()), data_time=data_time)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the model that a resumed run needs."""
+        return {
+            **super().state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "data": self._data_facts(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned; training goes on with the iteration after the saved one."""
+        super().load_state_dict(state_dict)
+        self.start_iter = self.iter + 1
+        self.optimizer.load_state_dict(state_dict["optimizer"])
+        if self.scaler.is_enabled() and state_dict["scaler"]:
+            self.scaler.load_state_dict(state_dict["scaler"])
+        self.data_seed = state_dict["data"]["seed"]
+        before, now = state_dict["data"], self._data_facts()
+        if now != before:
+            _log.warning("The training data changed from %s to %s: the resume is not exact.", before, now)
+
+    def _data_facts(self) -> dict[str, int]:
+        return {
+            "seed": self.data_seed,
+            "images": len(self.data.dicts),
+            "batch": self.cfg.SOLVER.IMS_PER_BATCH,
+            "portions": self.cfg.SOLVER.ACCUMULATION_STEPS,
+        }
+
+    def _load_portions(self) -> tuple[list[list[dict]], float]:
+        """Take the next portions of data; returns them and the seconds it took."""
+        start = time.perf_counter()
+        steps = self.cfg.SOLVER.ACCUMULATION_STEPS
+        if self._batches is None:
+            self._batches = self.data.batches(self.data_seed, skip=self.start_iter * steps)
+        return [next(self._batches) for _ in range(steps)], time.perf_counter() - start
+
+    def _accumulate_gradients(self, portions: list[list[dict]]) -> dict[str, torch.Tensor]:
+        """Add up the gradients of all portions; returns the mean of each loss, detached."""
+        sums: dict[str, torch.Tensor] = {}
+        for index, batch in enumerate(portions):
+            with contextlib.ExitStack() as stack:
+                if index > 0:  # running statistics move once a step
+                    stack.enter_context(hold_stats(self.net))
+                if index < len(portions) - 1 and isinstance(self.model, DistributedDataParallel):
+                    stack.enter_context(self.model.no_sync())  # gradients are exchanged once a step
+                losses = self._forward(self.model, batch)
+                self.scaler.scale(sum(losses.values()) / len(portions)).backward()
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0) + loss.detach().float() / len(portions)
+        return sums
+
+    def _forward(self, model: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
+        with torch.autocast(self.net.device.type, _amp_dtype(self.cfg), enabled=self.cfg.SOLVER.AMP.ENABLED):
+            losses = model(batch)
+        return losses if isinstance(losses, dict) else {"loss": losses}
+
+    def _check_all_took_part(self) -> None:
+        """Name unused parameters after the first step: DistributedDataParallel's own error only numbers them."""
+        searching = self.cfg.SOLVER.FIND_UNUSED_PARAMETERS
+        if self.iter > self.start_iter or self.model is self.net or searching:
+            return
+        unused = [name for name, p in self.net.named_parameters() if p.requires_grad and p.grad is None]
+        if unused:
+            raise ValueError(
+                f"{len(unused)} parameters took no part in the loss: {', '.join(unused[:8])}. "
+                "Remove them or set SOLVER.FIND_UNUSED_PARAMETERS True."
+            )
+
+    def _divergence(self, cause: str, portions: list, rng: dict[str, Any], *, alone: bool) -> FloatingPointError:
+        """Repeat the step to find the layer where it went wrong, and describe it."""
+        set_rng_state(rng)
+        layer = first_nonfinite_layer(
+            self.net, lambda: [self._forward(self.net, batch) for batch in portions], alone=alone
+        )
+        if not alone:  # all ranks are here: tell the same story everywhere
+            layer = next((found for found in comm.all_gather(layer) if found), None)
+        good = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else None
+        return FloatingPointError(divergence_message(self.iter, cause, layer, good))
+
+    def _evaluate(self) -> dict[str, Any]:
+        self.results = evaluate(self.cfg, self.net)
+        return self.results
+
+    def _build_hooks(self) -> list[HookBase | None]:
+        cfg, main = self.cfg, comm.is_main_process()
+        eval_period, save_period = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
+        metric = main_metric(cfg)
+        terminal = main and sys.stderr.isatty()
+        stats = StatsHook(self.net, self._stats_batches, (eval_period, save_period), cfg.TEST.STATS_BATCHES)
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            stats,
+            FinishedEvalHook(eval_period, self._evaluate) if cfg.DATASETS.TEST else None,
+            BestHook(eval_period, self.checkpointer, metric) if main and cfg.DATASETS.TEST else None,
+            # After the evaluation, so that the best value so far is part of the checkpoint.
+            hooks.PeriodicCheckpointer(self.checkpointer, save_period),
+            hooks.PeriodicWriter(self._writers(terminal), cfg.SOLVER.LOG_PERIOD) if main else None,
+            ProgressBar(metric) if terminal else None,
+        ]
+
+    def _writers(self, terminal: bool) -> list[EventWriter]:
+        folder = Path(self.cfg.OUTPUT_DIR)
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = [] if terminal else [CommonMetricPrinter(self.max_iter)]
+        return [*lines, JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
+
+    def _stats_batches(self, seed: int) -> Iterator[list[dict]]:
+        return self.data.batches(seed, num_workers=0)
+
+
+def _amp_dtype(cfg: CfgNode) -> torch.dtype:
+    if cfg.SOLVER.AMP.DTYPE not in AMP_DTYPES:
+        raise ValueError(f"SOLVER.AMP.DTYPE is '{cfg.SOLVER.AMP.DTYPE}'; the choices are {', '.join(AMP_DTYPES)}.")
+    return getattr(torch, cfg.SOLVER.AMP.DTYPE)
+
+
+def _grad_scaler(cfg: CfgNode) -> torch.amp.GradScaler:
+    """Scale the loss for float16, whose small gradients vanish; bfloat16 has float32's range and needs none."""
+    enabled = cfg.SOLVER.AMP.ENABLED and _amp_dtype(cfg) is torch.float16
+    return torch.amp.GradScaler(torch.device(cfg.MODEL.DEVICE).type, enabled=enabled)
+
+
+def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    if comm.get_world_size() == 1:
+        return model
+    cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
+    return DistributedDataParallel(
+        model,
+        device_ids=[torch.cuda.current_device()] if cuda else None,
+        broadcast_buffers=False,  # ND++ and synchronised normalisation keep their buffers equal themselves
+        find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
+    )
+
+
+def _mean_over_ranks(losses: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Average each loss over all ranks in one exchange; NaN and infinity anywhere show up everywhere."""
+    values = torch.stack(list(losses.values()))
+    if comm.get_world_size() > 1:
+        dist.all_reduce(values)
+        values /= comm.get_world_size()
+    return dict(zip(losses, values.tolist(), strict=True))

@@ -1,0 +1,138 @@
+#!/usr/bin/env python
+"""Train and evaluate a Detectron2 model with ND++ layers.
+
+Examples::
+
+    python tools/train_net.py --config mask_rcnn_digits --device cpu
+    python tools/train_net.py --config CONFIG --num-gpus 8 --resume
+    python tools/train_net.py --config CONFIG --dataset cells_train=train.json:cells --dataset cells_val=val.json:cells
+    torchrun --nproc-per-node 8 tools/train_net.py --config CONFIG SOLVER.BASE_LR 0.01
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+# What a wrong config, data set, checkpoint or machine raises; anything else is a fault of the program.
+USER_ERRORS = (FileNotFoundError, ConnectionError, ValueError, KeyError, FloatingPointError, OSError)
+# Detectron2's own, and harmless. Set here, so that spawned processes have them before they import it.
+for _message in ("`torch.jit.script` is deprecated", "torch.meshgrid"):
+    warnings.filterwarnings("ignore", message=_message)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = result.add_argument
+    add("--config", "--config-file", required=True, metavar="NAME", help="path or bare name of a config")
+    add("--resume", action="store_true", help="continue the newest checkpoint of the output folder")
+    add("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS (with --resume: the newest checkpoint)")
+    add("--dataset", action="append", default=[], metavar="NAME=JSON:IMAGES", help="COCO-format set; repeatable")
+    add("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
+    add("--output", metavar="FOLDER", help="default: output/<config name>")
+    add("--num-gpus", type=int, default=1, help="processes on this machine (on CPU too)")
+    add("--num-machines", type=int, default=1, help="machines in the run")
+    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
+    add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto on one machine")
+    add("--timeout", type=float, default=30, metavar="MINUTES", help="give up on processes that do not answer")
+    add("--traceback", action="store_true", help="show where in the program an error arose")
+    add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration overrides")
+    return result
+
+
+def run(args: argparse.Namespace) -> None:
+    """Run one process of the training or evaluation."""
+    with _readable_errors(args.traceback):
+        from ndpp_dense.integrations.detectron2.run_config import build_config, prepare_run
+
+        cfg, remarks = build_config(
+            args.config, datasets=args.dataset, device=args.device, output=args.output, overrides=args.overrides
+        )
+        prepare_run(cfg)
+        _say(*remarks)
+        if args.eval_only:
+            _evaluate(cfg, args.resume)
+        else:
+            _train(cfg, args.resume)
+
+
+def _train(cfg, resume: bool) -> None:
+    from ndpp_dense.integrations.detectron2.trainer import NDTrainer
+
+    trainer = NDTrainer(cfg)
+    _say(_found(cfg, trainer.net, f"{len(trainer.data.dicts)} training images"))
+    trainer.resume_or_load(resume)
+    trainer.train()
+
+
+def _evaluate(cfg, resume: bool) -> None:
+    from detectron2.modeling import build_model
+    from detectron2.utils import comm
+
+    from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+    from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
+
+    model = build_model(cfg)
+    _say(_found(cfg, model, "evaluation only"))
+    NDCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = evaluate(cfg, model)
+    if comm.is_main_process():
+        write_report(cfg, results)
+
+
+def _found(cfg, model, training: str) -> str:
+    """Return one line: device, processes, data, layers."""
+    from detectron2.data import DatasetCatalog
+    from detectron2.utils import comm
+
+    test = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TEST)
+    report = getattr(model, "ndpp_report", None)
+    layers = f"{len(report.converted)} ND++ layers" if report is not None else "no ND++ layers"
+    return f"{cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es), {training}, {test} test images, {layers}"
+
+
+def _say(*lines: str) -> None:
+    from detectron2.utils import comm
+
+    if comm.is_main_process():
+        for line in lines:
+            print(line, flush=True)
+
+
+@contextlib.contextmanager
+def _readable_errors(traceback: bool) -> Iterator[None]:
+    """End with a message and exit code 2, instead of a traceback, where the user can put things right."""
+    if traceback or os.environ.get("NDPP_DEBUG") == "1":
+        yield
+        return
+    # Detectron2 logs a traceback itself before the error arrives here.
+    logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
+    try:
+        yield
+    except USER_ERRORS as error:
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {message}\n(--traceback shows where it arose)", file=sys.stderr, flush=True)
+        raise SystemExit(2) from None
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and launch."""
+    args = parser().parse_args(argv)
+    with _readable_errors(args.traceback):
+        import torch
+
+        from ndpp_dense.integrations.detectron2.launch import LaunchOptions, launch
+
+        args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        options = LaunchOptions(
+            args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args.device, args.timeout
+        )
+        launch(run, options, (args,))
+
+
+if __name__ == "__main__":
+    main()
