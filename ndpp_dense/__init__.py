@@ -1,0 +1,57 @@
+"""ND++ for dense prediction: whitening layers, conversion of models, and their integration into vision frameworks."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ndpp_dense.convert import ConversionReport, convert_to_ndpp
+    from ndpp_dense.fold import fold_ndpp
+    from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, nd_layers
+    from ndpp_dense.statistics import freeze_stats, hold_stats, synchronize_stats, update_stats
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConversionReport": "ndpp_dense.convert",
+    "NDConv2d": "ndpp_dense.layers",
+    "NDConvTranspose2d": "ndpp_dense.layers",
+    "NDLinear": "ndpp_dense.layers",
+    "WhiteningConfig": "ndpp_dense.layers",
+    "convert_to_ndpp": "ndpp_dense.convert",
+    "fold_ndpp": "ndpp_dense.fold",
+    "freeze_stats": "ndpp_dense.statistics",
+    "hold_stats": "ndpp_dense.statistics",
+    "nd_layers": "ndpp_dense.layers",
+    "synchronize_stats": "ndpp_dense.statistics",
+    "update_stats": "ndpp_dense.statistics",
+}
+
+__all__ = [
+    "ConversionReport",
+    "NDConv2d",
+    "NDConvTranspose2d",
+    "NDLinear",
+    "WhiteningConfig",
+    "__version__",
+    "convert_to_ndpp",
+    "fold_ndpp",
+    "freeze_stats",
+    "hold_stats",
+    "nd_layers",
+    "synchronize_stats",
+    "update_stats",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(
+            f"module 'ndpp_dense' has no attribute {name!r}. Public names: {', '.join(sorted(_HOMES))}"
+        )
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

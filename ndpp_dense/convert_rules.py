@@ -1,0 +1,116 @@
+"""Which layers are converted, and with what: exact names, then patterns, then types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from ndpp_dense.layers.config import WhiteningConfig
+
+Rule = WhiteningConfig | Mapping[str, Any] | bool
+LINEAR_TYPES: dict[str, type[nn.Module]] = {
+    "Conv2d": nn.Conv2d,
+    "ConvTranspose2d": nn.ConvTranspose2d,
+    "Linear": nn.Linear,
+}
+
+_PREDICTION = "prediction layer: its output is read as it is"
+_SHARED = "runs once per pyramid level: levels would mix their statistics"
+LEFT_BY_DEFAULT = {
+    "objectness_logits": _PREDICTION,
+    "anchor_deltas": _PREDICTION,
+    "cls_score": _PREDICTION,
+    "cls_logits": _PREDICTION,
+    "bbox_pred": _PREDICTION,
+    "predictor": _PREDICTION,
+    "mask_fcn_logits": _PREDICTION,
+    "conv_seg": _PREDICTION,
+    "rpn_head.conv": _SHARED,
+    "rpn_head.conv.*": _SHARED,
+    "rpn.head.conv.*": _SHARED,
+}
+
+
+class RuleBook:
+    """Answers for every layer name: convert with which configuration, or leave it and why."""
+
+    def __init__(self, config: WhiteningConfig, rules: Mapping[Any, Rule] | None) -> None:
+        """Sorts the rules.
+
+        Args:
+            config: Default configuration.
+            rules: Keys: a layer's name; a pattern with ``*``, ``?`` or ``[...]``; or a type (``nn.Linear``) or its name
+                (``"Linear"``). Values: True (convert), False (leave), a mapping of configuration fields to override, or
+                a whole ``WhiteningConfig``. For a norm, True drops it and False keeps it.
+
+        Raises:
+            ValueError: A value is none of these, or a field is unknown.
+        """
+        self.config = config
+        self.exact: dict[str, Rule] = {}
+        self.patterns: dict[str, Rule] = {}
+        self.types: dict[str, Rule] = {}
+        for key, value in (rules or {}).items():
+            name = key.__name__ if isinstance(key, type) else str(key)
+            self._checked(name, value)
+            if name in LINEAR_TYPES:
+                self.types[name] = value
+            elif any(c in name for c in "*?["):
+                self.patterns[name] = value
+            else:
+                self.exact[name] = value
+
+    def lookup(self, name: str) -> tuple[Rule, str] | None:
+        """The user's rule for a name (exact, then pattern) and how it reads in the report."""
+        if name in self.exact:
+            return self.exact[name], f"rule {name!r}"
+        for pattern, value in self.patterns.items():
+            if fnmatchcase(name, pattern):
+                return value, f"rule {pattern!r}"
+        return None
+
+    def decide(self, name: str, kind: str) -> tuple[WhiteningConfig | None, str]:
+        """Configuration to convert with, or None to leave; and the reason.
+
+        Args:
+            name: A linear layer's name.
+            kind: Its type: a key of ``LINEAR_TYPES``.
+        """
+        found = self.lookup(name)
+        if found is None:
+            for pattern, reason in LEFT_BY_DEFAULT.items():
+                if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}"):
+                    return None, reason
+            found = (self.types[kind], f"type {kind}") if kind in self.types else (True, "default")
+        value, reason = found
+        if isinstance(value, bool):
+            return (self.config, reason) if value else (None, reason)
+        return (value, reason) if isinstance(value, WhiteningConfig) else (self.config.override(value), reason)
+
+    def check_used(self, names: list[str]) -> None:
+        """Refuses rules that fit no layer.
+
+        Raises:
+            ValueError: Names the rules and the nearest layer names.
+        """
+        idle = [name for name in self.exact if name not in names]
+        idle += [p for p in self.patterns if not any(fnmatchcase(name, p) for name in names)]
+        if idle:
+            near = get_close_matches(idle[0], names, n=3, cutoff=0.3)
+            raise ValueError(
+                f"Rules that match no linear or norm layer of the model: {', '.join(map(repr, idle))}. "
+                f"Nearest to {idle[0]!r}: {', '.join(map(repr, near or names[:5]))}."
+            )
+
+    def _checked(self, name: str, value: Rule) -> None:
+        if isinstance(value, Mapping):
+            self.config.override(value)
+        elif not isinstance(value, bool | WhiteningConfig):
+            raise ValueError(
+                f"Rule {name!r} has the value {value!r}. Choices: True (convert), False (leave), a mapping of "
+                "WhiteningConfig fields to override, or a WhiteningConfig."
+            )

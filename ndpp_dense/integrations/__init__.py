@@ -1,0 +1,1 @@
+"""Translations between ND++ and the frameworks people train with; nothing here computes."""

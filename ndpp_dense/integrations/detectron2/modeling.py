@@ -1,0 +1,75 @@
+"""The meta-architecture ``NDPPModel``: build as configured, then convert, before weights, optimizer and DDP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY
+from torch import nn
+
+from ndpp_dense.convert import convert_to_ndpp
+from ndpp_dense.integrations.detectron2.config import whitening_config, whitening_rules
+from ndpp_dense.layers import NDLayer, WhiteningConfig, nd_layers
+from ndpp_dense.statistics import freeze_stats
+
+logger = logging.getLogger(__name__)
+Model = TypeVar("Model", bound=nn.Module)
+BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verified
+
+
+@META_ARCH_REGISTRY.register()
+def NDPPModel(cfg: CfgNode) -> nn.Module:  # noqa: N802 - a meta-architecture's name is its config value
+    """Builds ``MODEL.NDPP.META_ARCHITECTURE`` and converts it.
+
+    Args:
+        cfg: A config with :func:`add_ndpp_config`'s keys.
+
+    Returns:
+        The built model itself, converted; its ``ndpp_report`` says what was done.
+    """
+    build = META_ARCH_REGISTRY.get(cfg.MODEL.NDPP.META_ARCHITECTURE)
+    return to_ndpp(build(cfg), whitening_config(cfg), whitening_rules(cfg), verify=cfg.MODEL.NDPP.VERIFY)
+
+
+def to_ndpp(
+    model: Model,
+    config: WhiteningConfig | None = None,
+    rules: Mapping[Any, Any] | None = None,
+    verify: bool = True,
+) -> Model:
+    """Converts a Detectron2 model, for use in a LazyConfig: ``model = L(to_ndpp)(model=model, config=...)``.
+
+    Statistics of layers whose weights are frozen (``FREEZE_AT``) are frozen too.
+
+    Args:
+        model: A detector, newly built.
+        config: How to whiten; ``WhiteningConfig.fast("coco")`` if None.
+        rules: Exceptions, as :func:`ndpp_dense.convert_to_ndpp` takes them.
+        verify: Whether to prove on a blank image that every converted layer runs.
+
+    Returns:
+        The same model, with the report as ``model.ndpp_report``.
+
+    Raises:
+        RuntimeError: A converted layer does not run.
+    """
+    report = convert_to_ndpp(model, config or WhiteningConfig.fast("coco"), rules)
+    freeze_where_weights_are(model)
+    if verify:
+        blank = torch.zeros(3, BLANK_SIZE, BLANK_SIZE, device=next(model.parameters()).device)
+        report.verify(model, [{"image": blank, "height": BLANK_SIZE, "width": BLANK_SIZE}])
+    object.__setattr__(model, "ndpp_report", report)
+    logger.info("ND++ conversion:\n%s", report)
+    return model
+
+
+def freeze_where_weights_are(model: nn.Module) -> list[str]:
+    """Freezes the statistics of all ND++ layers whose weight does not train; returns their names."""
+    frozen: list[tuple[str, NDLayer]] = [(n, layer) for n, layer in nd_layers(model) if not layer.weight.requires_grad]
+    for _, layer in frozen:
+        freeze_stats(layer)
+    return [name for name, _ in frozen]

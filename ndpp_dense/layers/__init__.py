@@ -1,0 +1,9 @@
+"""ND++ layers: weights and buffers around the mathematics of ``ndpp_dense.ops``."""
+
+from ndpp_dense.layers.base import NDLayer, nd_layers
+from ndpp_dense.layers.config import WhiteningConfig
+from ndpp_dense.layers.conv import NDConv2d
+from ndpp_dense.layers.conv_transpose import NDConvTranspose2d
+from ndpp_dense.layers.linear import NDLinear
+
+__all__ = ["NDConv2d", "NDConvTranspose2d", "NDLayer", "NDLinear", "WhiteningConfig", "nd_layers"]

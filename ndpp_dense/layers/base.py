@@ -1,0 +1,117 @@
+"""What the three ND++ layers have in common: the folded weight, and how a plain layer becomes one of them.
+
+Shape suffixes: Q channel groups, O outputs of a group, G blocks of a group, D columns of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ndpp_dense.layers.config import WhiteningConfig
+from ndpp_dense.layers.whitening import Whitening
+from ndpp_dense.ops.precision import full_precision
+
+
+class NDLayer(nn.Module):
+    """A linear map whose input is scaled per sample and whitened: ``y = S X D w + b`` (ND++, Eq. 3).
+
+    Subclasses also derive from the plain layer, whose weight and bias they keep in their usual shapes. They say how
+    the weight is cut into blocks and what the data matrix is.
+
+    Attributes:
+        config: How the layer whitens.
+        block_size: Input channels (features) of a block.
+        whitening: Statistics and D.
+        activation: Applied to the output if not None, for layers that carry their activation with them (Detectron2).
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    groups: int = 1
+
+    def _init_whitening(self, config: WhiteningConfig, channels: int, block_size: int, taps: int) -> None:
+        """Adds the state; ``channels`` are those of one group, ``taps`` the positions that a window has."""
+        self.config = config
+        self.block_size = largest_divisor(channels, block_size)
+        self.activation: Callable[[Tensor], Tensor] | None = None
+        blocks = self.groups * channels // self.block_size
+        self.whitening = Whitening(blocks, self.block_size * taps, config)
+
+    def _blocked_weight(self) -> Tensor:
+        """The weight as ``(Q, O, G, D)``, columns ordered as the data matrix has them."""
+        raise NotImplementedError(type(self).__name__)
+
+    def _unblocked_weight(self, weight_QOGD: Tensor) -> Tensor:
+        """Inverse of :meth:`_blocked_weight`."""
+        raise NotImplementedError(type(self).__name__)
+
+    def _unblocked_bias(self, bias_QO: Tensor) -> Tensor:
+        """Bias by output row of the blocked weight, in the shape that the layer adds to its output."""
+        return bias_QO.flatten()
+
+    def whitened_parameters(self, mean_GD: Tensor, whitening_GDD: Tensor) -> tuple[Tensor, Tensor]:
+        """Moves D and the mean from the data into the parameters: ``W' = W D``, ``b' = b - W' mean``.
+
+        Args:
+            mean_GD: Mean of the data matrix by block (one row if shared).
+            whitening_GDD: D by block (one if shared).
+
+        Returns:
+            The weight in the plain layer's shape, and the bias, both in float32 (float64 for a float64 layer).
+        """
+        with full_precision(self.weight.device):
+            weight = self._blocked_weight().to(mean_GD.dtype)
+            groups, _, blocks, dim = weight.shape
+            mean = mean_GD.expand(groups * blocks, dim).view(groups, blocks, dim)
+            if len(whitening_GDD) == 1:
+                weight = weight @ whitening_GDD[0]
+            else:
+                weight = torch.einsum("qogd,qgde->qoge", weight, whitening_GDD.view(groups, blocks, dim, dim))
+            shift = self._unblocked_bias(-torch.einsum("qogd,qgd->qo", weight, mean))
+            if self.bias is not None:
+                shift = shift + self.bias.to(shift.dtype).view(-1, *[1] * (shift.dim() - 1))
+            return self._unblocked_weight(weight), shift
+
+    def folded_parameters(self) -> tuple[Tensor, Tensor]:
+        """:meth:`whitened_parameters` from the stored statistics, as used in evaluation."""
+        return self.whitened_parameters(self.whitening.running_mean, self.whitening.running_whitening)
+
+    def _adopt(self, layer: nn.Module) -> None:
+        """Takes over a plain layer's parameters (the same objects), adding a bias where it has none."""
+        self.weight = cast(nn.Parameter, layer.weight)
+        bias = cast("nn.Parameter | None", layer.bias)
+        if bias is None:
+            outputs = self._blocked_weight().shape[:2].numel() // self._outputs_per_channel()
+            bias = nn.Parameter(self.weight.new_zeros(outputs), requires_grad=self.weight.requires_grad)
+        self.bias = bias
+        self.activation = getattr(layer, "activation", None)
+        self.whitening.to(self.weight.device, torch.promote_types(self.weight.dtype, torch.float32))
+        self.train(layer.training)
+
+    def _outputs_per_channel(self) -> int:
+        """Rows of the blocked weight that belong to one output channel."""
+        return 1
+
+    def _activate(self, y: Tensor) -> Tensor:
+        return y if self.activation is None else self.activation(y)
+
+    def extra_repr(self) -> str:
+        """The plain layer's line, with blocks and matrix size."""
+        blocks, dim = self.whitening.running_mean.shape
+        return f"{super().extra_repr()}, block_size={self.block_size}, D={blocks}x{dim}x{dim}"
+
+
+def nd_layers(model: nn.Module) -> Iterator[tuple[str, NDLayer]]:
+    """All ND++ layers of a model with their names, each once."""
+    for name, module in model.named_modules():
+        if isinstance(module, NDLayer):
+            yield name, module
+
+
+def largest_divisor(channels: int, limit: int) -> int:
+    """The largest divisor of ``channels`` that is no greater than ``limit``."""
+    return next(size for size in range(min(channels, limit), 0, -1) if channels % size == 0)

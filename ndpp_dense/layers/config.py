@@ -1,0 +1,158 @@
+"""`WhiteningConfig`: everything that can be chosen about an ND++ layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
+from math import inf
+from typing import Any
+
+from ndpp_dense.ops.inverse_sqrt import SOLVERS
+
+SAMPLING_STRIDES = {"imagenet": 3, "coco": 5, "cityscapes": 5}
+CHOICES = {
+    "local_scale": ("l1", "std", "none"),
+    "statistics": ("batch", "ema"),
+    "solver": tuple(SOLVERS),
+    "grad": ("full", "detached"),
+}
+
+
+@dataclass(frozen=True)
+class WhiteningConfig:
+    """How a layer computes ``y = S X D w + b`` (ND++, Eq. 3). The defaults are ``fast("imagenet")``.
+
+    Attributes:
+        block_size: Channels whitened together in a 1x1 convolution; a layer takes the largest divisor of its channels
+            up to this.
+        block_size_spatial: The same for larger kernels, whose matrices have ``block_size_spatial * kernel area`` rows.
+        block_size_linear: The same for the features of a linear layer.
+        shared_blocks: True pools the blocks of a layer as extra rows, which then share one mean and one D; False gives
+            each block its own.
+        local_scale: S, per sample (per row of a linear layer): ``"l1"`` divides by the mean absolute value, ``"std"``
+            subtracts the mean and divides by the standard deviation, ``"none"`` leaves the input as it is.
+        statistics: ``"batch"`` whitens with this step's moments and keeps a running D for evaluation; ``"ema"`` solves
+            D from bias-corrected running moments and uses the same D in training and evaluation.
+        momentum: Weight of a step in the running statistics, in (0, 1].
+        eps: Added to the covariance's diagonal before the inverse square root, > 0.
+        solver: ``"newton"`` (the paper's coupled inverse Newton iteration), ``"quintic"`` (converged) or ``"eigh"``.
+        num_iters: Iterations of the solver, >= 1; ``"eigh"`` ignores it.
+        grad: ``"full"`` differentiates through moments and solver, ``"detached"`` treats mean and D as constants.
+            ``statistics="ema"`` is always detached.
+        sampling_stride: Every how manieth output position enters the moments, on both axes, >= 1.
+        sync: Whether moments are summed over all ranks.
+    """
+
+    block_size: int = 64
+    block_size_spatial: int = 16
+    block_size_linear: int = 64
+    shared_blocks: bool = False
+    local_scale: str = "l1"
+    statistics: str = "ema"
+    momentum: float = 0.1
+    eps: float = 0.1
+    solver: str = "newton"
+    num_iters: int = 5
+    grad: str = "detached"
+    sampling_stride: int = 3
+    sync: bool = True
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"{name} = {getattr(self, name)!r} (choices: {', '.join(map(repr, choices))})"
+            for name, choices in CHOICES.items()
+            if getattr(self, name) not in choices
+        ]
+        for name in ("block_size", "block_size_spatial", "block_size_linear", "num_iters", "sampling_stride"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                faults.append(f"{name} = {value!r} (a whole number >= 1)")
+        for name in ("shared_blocks", "sync"):
+            if not isinstance(getattr(self, name), bool):
+                faults.append(f"{name} = {getattr(self, name)!r} (True or False)")
+        if not _is_number(self.momentum) or not 0 < self.momentum <= 1:
+            faults.append(f"momentum = {self.momentum!r} (a number in (0, 1])")
+        if not _is_number(self.eps) or not 0 < self.eps < inf:
+            faults.append(f"eps = {self.eps!r} (a finite number > 0)")
+        if self.statistics == "ema" and self.grad == "full":
+            faults.append("grad = 'full' with statistics = 'ema' (running statistics have no gradient: use 'detached')")
+        if faults:
+            raise ValueError("WhiteningConfig got invalid values:\n  " + "\n  ".join(faults))
+
+    @classmethod
+    def paper(cls, task: str = "imagenet") -> WhiteningConfig:
+        """The published method (ND++, Acceleration Techniques).
+
+        Args:
+            task: ``"imagenet"`` (samples every third position), ``"coco"`` or ``"cityscapes"`` (every fifth).
+        """
+        return cls(
+            block_size=64,
+            block_size_spatial=64,
+            block_size_linear=256,
+            shared_blocks=True,
+            statistics="batch",
+            eps=1e-2,
+            grad="full",
+            sampling_stride=_sampling_stride(task),
+        )
+
+    @classmethod
+    def fast(cls, task: str = "imagenet") -> WhiteningConfig:
+        """The variant that costs least for what it gives: averaged, detached statistics and small blocks.
+
+        Args:
+            task: ``"imagenet"`` (samples every third position), ``"coco"`` or ``"cityscapes"`` (every fifth).
+        """
+        return cls(sampling_stride=_sampling_stride(task))
+
+    def override(self, values: Mapping[str, Any]) -> WhiteningConfig:
+        """A copy with some fields replaced.
+
+        Args:
+            values: Field names (any case) and values.
+
+        Raises:
+            ValueError: An unknown field (the nearest is named) or an invalid value.
+        """
+        known = [field.name for field in fields(self)]
+        lowered = {str(name).lower(): value for name, value in values.items()}
+        unknown = [name for name in lowered if name not in known]
+        if unknown:
+            near = get_close_matches(unknown[0], known, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"WhiteningConfig has no field {unknown[0]!r}.{hint} Fields: {', '.join(known)}.")
+        return replace(self, **lowered)
+
+
+def preset(name: str, task: str) -> WhiteningConfig:
+    """Looks a preset up by name.
+
+    Args:
+        name: ``"paper"`` or ``"fast"``.
+        task: See :meth:`WhiteningConfig.paper`.
+
+    Raises:
+        ValueError: Unknown name or task; the nearest is named.
+    """
+    presets = {"paper": WhiteningConfig.paper, "fast": WhiteningConfig.fast}
+    if name not in presets:
+        raise ValueError(_unknown("preset", name, list(presets)))
+    return presets[name](task)
+
+
+def _sampling_stride(task: str) -> int:
+    if task not in SAMPLING_STRIDES:
+        raise ValueError(_unknown("task", task, list(SAMPLING_STRIDES)))
+    return SAMPLING_STRIDES[task]
+
+
+def _unknown(what: str, value: object, choices: list[str]) -> str:
+    near = get_close_matches(str(value).lower(), choices, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"Unknown {what} {value!r}.{hint} Choices: {', '.join(map(repr, choices))}."
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,170 @@
+"""The state that every ND++ layer shares: running moments of its data matrix and the matrix D that whitens it.
+
+Shape suffixes: see ``ndpp_dense.ops.moments``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed import ProcessGroup
+
+from ndpp_dense.layers.config import WhiteningConfig
+from ndpp_dense.ops.collectives import world_size
+from ndpp_dense.ops.inverse_sqrt import SOLVERS
+from ndpp_dense.ops.moments import Moments, data_moments, mean_and_covariance, sum_moments_over_ranks
+from ndpp_dense.ops.precision import full_precision
+
+MIN_ROWS_PER_COLUMN = 4  # with fewer sampled rows than this per column, every position is used
+MIN_ROWS = 2  # one row has no covariance
+
+
+class Whitening(nn.Module):
+    """Mean and D of a layer's data matrix, from the current rows or from what was stored.
+
+    Attributes:
+        running_mean: ``(G, D)``; starts at 0.
+        running_cov: ``(G, D, D)``, running covariance; starts at I.
+        running_whitening: ``(G, D, D)``, the D used in evaluation; starts at I.
+        running_weight: Scalar, weight of all steps averaged so far (1 in the limit): the bias correction.
+        momentum: As configured; None makes an average over all rows seen (used by re-estimation).
+        frozen: Statistics are used as stored, in training too.
+        held: Running statistics are not updated for the time being (micro-batches of one step).
+        process_group: Ranks whose rows count; None is the default group.
+    """
+
+    running_mean: Tensor
+    running_cov: Tensor
+    running_whitening: Tensor
+    running_weight: Tensor
+
+    def __init__(self, num_blocks: int, dim: int, config: WhiteningConfig) -> None:
+        """Makes the state of ``num_blocks`` blocks (one if they are shared) of ``dim`` columns."""
+        super().__init__()
+        self.config = config
+        self.momentum: float | None = config.momentum
+        self.frozen = False
+        self.held = False
+        self.process_group: ProcessGroup | None = None
+        blocks = 1 if config.shared_blocks else num_blocks
+        identity = torch.eye(dim).repeat(blocks, 1, 1)
+        self.register_buffer("running_mean", torch.zeros(blocks, dim))
+        self.register_buffer("running_cov", identity)
+        self.register_buffer("running_whitening", identity.clone())
+        self.register_buffer("running_weight", torch.zeros(()))
+
+    def forward(self, data_matrix: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
+        """Chooses the statistics of this step and, in training, updates the stored ones.
+
+        Args:
+            data_matrix: Maps a sampling stride to the data matrix ``(N, G, D, L)`` of the current input.
+
+        Returns:
+            Mean ``(G, D)`` and whitening matrix ``(G, D, D)``, in the buffers' data type.
+        """
+        recomputing = _in_backward()  # activation checkpointing runs the forward a second time: no second update
+        if self.frozen or not self.training:
+            return self.running_mean, self.running_whitening
+        if self.config.statistics == "ema" and (self.held or recomputing):
+            return self.running_mean.clone(), self.running_whitening.clone()
+        with full_precision(self.running_mean.device), torch.set_grad_enabled(self._differentiable()):
+            moments = self._gather(data_matrix)
+            usable = _usable(moments)
+            mean, cov = mean_and_covariance(moments, self.running_mean)
+            mean = torch.where(usable, mean, self.running_mean)
+            cov = torch.where(usable, cov, self.running_cov)
+            if self.config.statistics == "ema":
+                self._average(moments.count, usable, mean, cov)
+                self.running_whitening.copy_(torch.where(usable, self.solve(self.running_cov), self.running_whitening))
+                return self.running_mean.clone(), self.running_whitening.clone()
+            whitening = torch.where(usable, self.solve(cov), self.running_whitening)
+            if not (self.held or recomputing):
+                self._average(moments.count, usable, mean.detach(), cov.detach(), whitening.detach())
+            return mean, whitening
+
+    def solve(self, cov_GDD: Tensor) -> Tensor:
+        """``(Cov + eps I)^{-1/2}`` by the configured solver."""
+        identity = torch.eye(cov_GDD.shape[-1], dtype=cov_GDD.dtype, device=cov_GDD.device)
+        return SOLVERS[self.config.solver](cov_GDD + self.config.eps * identity, self.config.num_iters)
+
+    def _differentiable(self) -> bool:
+        return self.config.grad == "full" and torch.is_grad_enabled()
+
+    def _gather(self, data_matrix: Callable[[int], Tensor]) -> Moments:
+        """Moments over all ranks; of every position where the sampled ones are too few.
+
+        Whether they are too few is a fact about all ranks, and all must agree on it. A rank that has enough rows knows
+        it at once; only one that has not must look at the sum (and wait for the device).
+        """
+        stride = self.config.sampling_stride
+        own, moments = self._moments(data_matrix(stride))
+        enough = MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
+        if stride > 1 and own < enough:
+            total = own if self._ranks() == 1 else float(moments.count.detach())
+            if total < enough:
+                _, moments = self._moments(data_matrix(1))
+        return moments
+
+    def _moments(self, data_NGDL: Tensor) -> tuple[int, Moments]:
+        moments = data_moments(data_NGDL, self.running_mean)
+        rows = data_NGDL.numel() // self.running_mean.numel()
+        if self._ranks() > 1:
+            moments = sum_moments_over_ranks(moments, self.process_group)
+        return rows, moments
+
+    def _ranks(self) -> int:
+        return world_size(self.process_group) if self.config.sync else 1
+
+    @torch.no_grad()
+    def _average(
+        self, count: Tensor, usable: Tensor, mean: Tensor, cov: Tensor, whitening: Tensor | None = None
+    ) -> None:
+        """Moves the running statistics towards this step's, as far as its rows carry: few rows move them little."""
+        dim = self.running_mean.shape[1]
+        if self.momentum is None:
+            weight = count * usable
+            self.running_weight += weight
+            rate = weight / self.running_weight.clamp(min=1)
+        else:
+            rate = self.momentum * (count / dim).clamp(max=1) * usable
+            self.running_weight += rate * (1 - self.running_weight)
+            if self.config.statistics == "ema":
+                rate = rate / self.running_weight.clamp(min=torch.finfo(rate.dtype).tiny)
+        offset = mean - self.running_mean
+        between = rate * (1 - rate) * offset.unsqueeze(2) * offset.unsqueeze(1)  # spread of the means themselves
+        self.running_cov.lerp_(cov, rate).add_(between)
+        self.running_mean.lerp_(mean, rate)
+        if whitening is not None and self.momentum is not None:
+            self.running_whitening.lerp_(whitening, rate)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Whitening:
+        """Copies all but the process group, a handle that cannot be copied and need not be."""
+        copy = type(self).__new__(type(self))
+        memo[id(self)] = copy
+        memo[id(self.process_group)] = self.process_group
+        copy.__dict__ = deepcopy(self.__dict__, memo)
+        return copy
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Whitening:
+        """Keeps the statistics in float32 when a model is cast to half precision."""
+
+        def keep_precision(t: Tensor) -> Tensor:
+            moved = fn(t)
+            return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        return super()._apply(keep_precision, recurse)
+
+
+def _usable(moments: Moments) -> Tensor:
+    """Whether the moments are finite (in square too, as the solver's norm needs) and rest on enough rows."""
+    magnitude = moments.outer.detach().square().sum() + moments.total.detach().square().sum()
+    return torch.isfinite(magnitude) & (moments.count.detach() >= MIN_ROWS)
+
+
+def _in_backward() -> bool:
+    """Whether autograd is running a backward pass in this thread, as when a checkpointed forward is recomputed."""
+    return torch._C._current_graph_task_id() != -1

@@ -1,0 +1,1 @@
+"""Pure tensor mathematics of ND++: no modules, no state."""

@@ -1,0 +1,39 @@
+"""Differentiable sum over the ranks of a process group."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+from torch.distributed.nn.functional import all_reduce
+
+
+def world_size(group: ProcessGroup | None = None) -> int:
+    """Number of ranks in ``group`` (the default group if None); 1 when nothing is initialised."""
+    return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(x: Tensor, group: ProcessGroup | None = None) -> Tensor:
+    """Sums ``x`` over all ranks; its backward sums the gradients over all ranks.
+
+    Every rank must call it, in the same order and with the same shape. While gradients are recorded every rank also
+    enters the backward collective, a rank whose own ``x`` needs no gradient (an empty one, say) included: otherwise
+    the others would wait for it for ever.
+
+    Args:
+        x: Any shape, equal on all ranks; floating point.
+        group: Process group; None is the default group.
+
+    Returns:
+        A tensor of the shape of ``x``; ``x`` itself when there is one rank only.
+    """
+    if world_size(group) == 1:
+        return x
+    if not torch.is_grad_enabled():
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+    if not x.requires_grad:
+        x = x.detach().requires_grad_()
+    return all_reduce(x, group=group if group is not None else dist.group.WORLD)

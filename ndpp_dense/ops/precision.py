@@ -1,0 +1,36 @@
+"""True float32 arithmetic for statistics, whatever the surrounding autocast and TF32 settings are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Data type in which statistics of ``x`` are accumulated: float64 for float64, float32 for everything else."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Disables autocast and, on CUDA, TF32 matrix products inside the block.
+
+    Covariances need it: in bfloat16 they come out asymmetric, in float16 their sums overflow, and the inverse square
+    root of a matrix rounded to TF32 is dominated by its smallest, wrongest eigenvalues.
+
+    Args:
+        device: Device on which the block computes.
+    """
+    matmul = torch.backends.cuda.matmul
+    with torch.autocast(device.type, enabled=False):
+        if device.type != "cuda" or not matmul.allow_tf32:
+            yield
+            return
+        matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            matmul.allow_tf32 = True
