@@ -16,9 +16,11 @@ from ndpp_dense.datasets.coco import CocoSource, CocoSummary, validate_coco
 from ndpp_dense.datasets.digits import DEFAULT_CATEGORIES, ensure_digits, locate_digits
 
 _DEMO_SPLITS = ("digits_train", "digits_val")
+# The metadata that Detectron2's own sets (COCO, LVIS, Cityscapes, Pascal VOC, ADE20K) keep their paths under.
+_PATH_KEYS = ("json_file", "image_root", "image_dir", "gt_dir", "dirname", "sem_seg_root", "panoptic_root")
 _WAYS = (
     "register a COCO-format set with --dataset NAME=JSON:IMAGES, "
-    f"or run the demo, which needs no data (DATASETS {_DEMO_SPLITS[0]} and {_DEMO_SPLITS[1]})"
+    f"or run the demo config, which needs no data (its sets are {' and '.join(_DEMO_SPLITS)})"
 )
 
 
@@ -113,19 +115,19 @@ def check_available(names: Iterable[str]) -> None:
 
 def _unknown(name: str) -> str:
     registered = sorted(DatasetCatalog.list())
-    near = difflib.get_close_matches(name, registered, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = difflib.get_close_matches(name, registered, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     ready = [other for other in registered if other in _DEMO_SPLITS or not _missing_files(other)]
-    absent = [other for other in registered if other not in ready]
     return (
-        f"data set {name!r} is not registered.{hint} Ready to use: {', '.join(ready) or 'none'}. "
-        f"Known, but without files here: {', '.join(absent) or 'none'}. To use your own, {_WAYS}."
+        f"data set {name!r} is not registered.{hint} Ready to use: {', '.join(ready) or 'none'}. Known, but without "
+        f"files here: {len(registered) - len(ready)} of Detectron2's own, such as coco_2017_val. "
+        f"To use your own, {_WAYS}."
     )
 
 
 def _missing_files(name: str) -> list[str]:
     metadata = MetadataCatalog.get(name)
-    paths = [metadata.get(key, None) for key in ("json_file", "image_root")]
+    paths = [metadata.get(key, None) for key in _PATH_KEYS]
     return [path for path in paths if path and not PathManager.exists(path)]
 
 

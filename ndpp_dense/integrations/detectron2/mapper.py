@@ -7,6 +7,7 @@ import zlib
 from typing import Any
 
 from detectron2.data import DatasetMapper
+from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 # What Pillow's decoders are seen to raise on damaged files, beside OSError.
@@ -30,6 +31,7 @@ class CheckedDatasetMapper(DatasetMapper):
             OSError: the image cannot be decoded.
         """
         try:
+            _verify_png(dataset_dict["file_name"])
             return super().__call__(dataset_dict)
         except _READ_ERRORS as error:
             files = [str(dataset_dict[key]) for key in ("file_name", "sem_seg_file_name") if dataset_dict.get(key)]
@@ -38,3 +40,14 @@ class CheckedDatasetMapper(DatasetMapper):
                 f"cannot read image {' or '.join(files)} (image_id {dataset_dict.get('image_id')}): "
                 f"{type(error).__name__}: {error}. Restore the file, or remove its entry from the annotations."
             ) from error
+
+
+def _verify_png(file_name: str) -> None:
+    """Compares a PNG's checksums, without decoding it.
+
+    Pillow decodes a PNG to look for its orientation. Detectron2 drops the error of a damaged file there, and goes on
+    with what was decoded so far, black for the rest.
+    """
+    if file_name.lower().endswith(".png"):
+        with PathManager.open(file_name, "rb") as stream, Image.open(stream) as image:
+            image.verify()

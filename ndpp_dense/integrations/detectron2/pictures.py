@@ -168,14 +168,15 @@ def _draw(
     axes.imshow(image)
     scale = image.shape[1] / record["width"]
     for instance, colour in zip(ordered, colours, strict=True):
-        left, top, right, bottom = (side * scale - 0.5 for side in instance.box)
+        left, top, right, bottom = (edge * scale - 0.5 for edge in instance.box)
         line = 0.6 if crowded else 1.2
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=colour, linewidth=line))
         if not crowded:
             # Near the right border the text ends with the box instead of starting with it, to stay in the picture.
             on_right = left > 0.6 * image.shape[1]
             text = _text(instance, "" if one_category else _name(instance, names))
-            _label(axes, text, min(right, image.shape[1]) if on_right else left, top, "right" if on_right else "left", colour)
+            x, side = (min(right, image.shape[1]), "right") if on_right else (left, "left")
+            _label(axes, text, x, top, side, colour)
 
 
 def _title_row(axes: Axes, text: str) -> None:
