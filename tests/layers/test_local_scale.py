@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from ndpp_dense.layers import WhiteningConfig
+from ndpp_dense.layers.local_scale import FLOOR, local_statistics, scale_and_shift
+
+DIMS = (1, 2, 3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("statistics", ["batch", "ema"])
+def test_l1_makes_a_layer_blind_to_the_scale_of_each_sample(kind, training, statistics):
+    make, shape = kind
+    layer = make(WhiteningConfig(statistics=statistics)).double().train(training)
+    x = torch.randn(12, *shape, dtype=torch.float64)
+    factors = torch.logspace(-3, 4, 12, dtype=torch.float64).view(-1, *[1] * len(shape))
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    y = layer(x)
+    layer.load_state_dict(state)
+    torch.testing.assert_close(layer(factors * x), y)
+
+
+@pytest.mark.parametrize("local_scale", ["none", "std"])
+def test_without_l1_the_scale_matters(kind, local_scale):
+    make, shape = kind
+    layer = make(WhiteningConfig(local_scale=local_scale)).eval()
+    x = torch.randn(4, *shape) + 1
+    same = torch.allclose(layer(1e-4 * x), layer(x), atol=1e-3)  # std: its eps counts at 1e-4
+    assert not same
+
+
+def test_a_sample_below_the_floor_is_left_unscaled():
+    x = torch.stack([torch.full((2, 3, 3), value) for value in (0.0, 0.99 * FLOOR, 1.01 * FLOOR, -4.0)])
+    _, scale = local_statistics(x, "l1", DIMS)
+    torch.testing.assert_close(scale.flatten(), torch.tensor([1.0, 1.0, 1 / (1.01 * FLOOR), 0.25]))
+
+
+def test_an_empty_sample_has_a_finite_gradient(kind):
+    make, shape = kind
+    layer = make(WhiteningConfig(statistics="batch", grad="full"))
+    x = torch.randn(6, *shape)
+    x[0] = 0
+    x.requires_grad_()
+    layer(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_l1_is_the_mean_magnitude_in_float32():
+    x = torch.full((1, 64, 32, 32), 6e4, dtype=torch.float16)  # the sum overflows float16
+    y, scale = local_statistics(x, "l1", DIMS)
+    assert y is x
+    assert scale.dtype == torch.float32
+    torch.testing.assert_close(scale.flatten(), 1 / x[0, 0, 0, :1].float())
+
+
+@pytest.mark.parametrize("dims", [(1, 2, 3), (-1,)])
+def test_std_standardises_each_sample(dims):
+    x = torch.randn(3, 4, 5, 6, dtype=torch.float64) * 7 + 5
+    y, scale = local_statistics(x, "std", dims)
+    assert scale is None
+    expected = (x - x.mean(dims, keepdim=True)) / (x.var(dims, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(y, expected)
+    assert local_statistics(x.bfloat16(), "std", dims)[0].dtype == torch.bfloat16
+
+
+def test_none_returns_the_input():
+    x = torch.randn(2, 3)
+    assert local_statistics(x, "none", (-1,)) == (x, None)
+
+
+@pytest.mark.parametrize("kind_of_scale", ["l1", "std"])
+def test_gradcheck(kind_of_scale):
+    x = torch.randn(3, 2, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x: tuple(t for t in local_statistics(x, kind_of_scale, DIMS) if t is not None), x
+    )
+
+
+def test_a_large_factor_does_not_overflow_half_precision():
+    """A dark float16 sample: the factor 1e5 is beyond float16, its product with the output is not."""
+    y = torch.full((1, 2), 1e-4, dtype=torch.float16)
+    out = scale_and_shift(y, torch.full((1, 1), 1e5), torch.zeros(2))
+    assert out.dtype == torch.float16
+    torch.testing.assert_close(out.float(), torch.full((1, 2), 10.0), rtol=1e-2, atol=0)
