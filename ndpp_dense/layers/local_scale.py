@@ -36,8 +36,9 @@ def local_statistics(x: Tensor, kind: str, dims: tuple[int, ...]) -> tuple[Tenso
             magnitude = total / prod(x.shape[d] for d in dims)
             return x, torch.where(magnitude < FLOOR, 1.0, 1 / magnitude.clamp(min=FLOOR))
         values = x.to(statistics_dtype(x))
-        variance, mean = torch.var_mean(values, dims, correction=0, keepdim=True)
-        return ((values - mean) * torch.rsqrt(variance + STD_EPS)).to(x.dtype), None
+        centred = values - values.mean(dims, keepdim=True)
+        variance = centred.square().mean(dims, keepdim=True)  # torch.var warns where there are no samples
+        return (centred * torch.rsqrt(variance + STD_EPS)).to(x.dtype), None
 
 
 def scale_and_shift(y: Tensor, scale: Tensor | None, bias: Tensor) -> Tensor:
@@ -49,4 +50,8 @@ def scale_and_shift(y: Tensor, scale: Tensor | None, bias: Tensor) -> Tensor:
         bias: Broadcastable to ``y``.
     """
     bias = bias.to(y.dtype)
-    return y + bias if scale is None else torch.addcmul(bias, y, scale.to(y.dtype))
+    if scale is None:
+        return y + bias
+    if y.dtype == torch.float16:  # the factor of a dark sample is beyond float16, its product with the output is not
+        return torch.addcmul(bias.float(), y.float(), scale).to(y.dtype)
+    return torch.addcmul(bias, y, scale.to(y.dtype))

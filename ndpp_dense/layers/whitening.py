@@ -135,8 +135,8 @@ class Whitening(nn.Module):
             if self.config.statistics == "ema":
                 rate = rate / self.running_weight.clamp(min=torch.finfo(rate.dtype).tiny)
         offset = mean - self.running_mean
-        between = rate * (1 - rate) * offset.unsqueeze(2) * offset.unsqueeze(1)  # spread of the means themselves
-        self.running_cov.lerp_(cov, rate).add_(between)
+        spread = rate * (1 - rate) * (offset.unsqueeze(2) * offset.unsqueeze(1))  # of the means themselves
+        self.running_cov.lerp_(cov, rate).add_(spread)
         self.running_mean.lerp_(mean, rate)
         if whitening is not None and self.momentum is not None:
             self.running_whitening.lerp_(whitening, rate)
