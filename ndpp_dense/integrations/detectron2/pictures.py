@@ -15,6 +15,7 @@ from ndpp_dense.integrations.detectron2.atomic_file import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _COLUMNS = 4
 _CELL_INCHES, _DPI = 3.0, 130
@@ -74,14 +75,23 @@ def save_predictions(
         ValueError: there are no images, or a number is out of range.
         OSError: an image cannot be read.
     """
+    _check(dataset_dicts, max_images, score_threshold)
+    chosen = _spread(dataset_dicts, max_images)
+    found = _group(predictions, metadata, score_threshold)
+    names = [str(name) for name in getattr(metadata, "thing_classes", [])]
+    figure = _sheet(chosen, found, names, f"predicted, score ≥ {score_threshold:g}")
+    with replacing(out_png) as path:
+        figure.savefig(path)
+
+
+def _sheet(
+    chosen: Sequence[Mapping[str, Any]], found: Mapping[Any, list[_Instance]], names: list[str], title: str
+) -> Figure:
+    # matplotlib's object interface: pyplot keeps global state, and picks a backend by what it finds.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    _check(dataset_dicts, max_images, score_threshold)
-    chosen = _spread(dataset_dicts, max_images)
     images = [_read(record["file_name"]) for record in chosen]
-    found = _group(predictions, metadata, score_threshold)
-    names = [str(name) for name in getattr(metadata, "thing_classes", [])]
     columns = min(_COLUMNS, len(chosen))
     heights = _row_heights(images, columns)
     figure = Figure(figsize=(columns * _CELL_INCHES + 0.3, sum(heights)), dpi=_DPI, layout="constrained")
@@ -92,12 +102,11 @@ def save_predictions(
     for index, (record, image) in enumerate(zip(chosen, images, strict=True)):
         row, column = 2 * (index // columns), index % columns
         _draw(grid[row, column], image, record, _truth(record), names)
-        _draw(grid[row + 1, column], image, record, found[record["image_id"]], names)
+        _draw(grid[row + 1, column], image, record, found.get(record["image_id"], []), names)
         if column == 0:
             _title_row(grid[row, 0], "ground truth")
-            _title_row(grid[row + 1, 0], f"predicted, score ≥ {score_threshold:g}")
-    with replacing(out_png) as path:
-        figure.savefig(path)
+            _title_row(grid[row + 1, 0], title)
+    return figure
 
 
 def _check(dataset_dicts: Sequence[Mapping[str, Any]], max_images: int, score_threshold: float) -> None:
