@@ -134,12 +134,12 @@ def _race(root: str, queue: multiprocessing.Queue) -> None:
 def test_processes_that_ask_at_once_get_one_complete_set(tmp_path):
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    workers = [context.Process(target=_race, args=(str(tmp_path), queue)) for _ in range(2)]
+    workers = [context.Process(target=_race, args=(str(tmp_path), queue), daemon=True) for _ in range(2)]
     for worker in workers:
         worker.start()
     roots = {queue.get(timeout=60) for _ in workers}
     for worker in workers:
-        worker.join(60)
+        worker.join()
     assert len(roots) == 1
     assert len(list(Path(roots.pop()).glob("train/*.png"))) == 3
     assert [p for p in tmp_path.iterdir() if p.is_dir() and p.name.startswith(".")] == []

@@ -158,7 +158,6 @@ print(json.dumps([len(DatasetCatalog.get(name)) for name in ("digits_train", "di
 """
 
 
-@pytest.mark.timeout(120)
 def test_two_ranks_start_on_an_empty_cache_with_the_real_demo(tmp_path):
     root = Path(__file__).parents[3]
     environment = {**os.environ, "NDPP_HOME": str(tmp_path), "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
@@ -167,8 +166,12 @@ def test_two_ranks_start_on_an_empty_cache_with_the_real_demo(tmp_path):
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    for rank in ranks:
-        out, err = rank.communicate(timeout=100)
-        assert rank.returncode == 0, err
-        assert json.loads(out) == [400, 100]
+    try:
+        for rank in ranks:
+            out, err = rank.communicate(timeout=200)
+            assert rank.returncode == 0, err
+            assert json.loads(out) == [400, 100]
+    finally:
+        for rank in ranks:
+            rank.kill()
     assert len([p for p in (tmp_path / "datasets").iterdir() if p.is_dir()]) == 1
