@@ -115,7 +115,8 @@ def _readable_errors(traceback: bool) -> Iterator[None]:
         yield
     except USER_ERRORS as error:
         message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {message}\n(--traceback shows where it arose)", file=sys.stderr, flush=True)
+        rank = f" in process {os.environ['RANK']}" if "RANK" in os.environ else ""
+        print(f"error{rank}: {message}\n(--traceback shows where it arose)", file=sys.stderr, flush=True)
         raise SystemExit(2) from None
 
 

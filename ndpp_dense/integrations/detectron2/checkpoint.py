@@ -180,8 +180,9 @@ class NDCheckpointer(DetectionCheckpointer):
                 item.load_state_dict(data.pop(key))
             self._restore_rng(data.pop("rng"), data.pop("world_size"))
         except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"checkpoint {file} does not fit this run: {error}. Was it made with another configuration? "
+                f"checkpoint {file} does not fit this run: {reason[:500]}. Was it made with another configuration? "
                 "Use that one, or another OUTPUT_DIR, or leave --resume out."
             ) from error
         return data
@@ -204,7 +205,7 @@ class NDCheckpointer(DetectionCheckpointer):
             if not isinstance(data, dict) or not isinstance(data.get("model"), dict) or not data["model"]:
                 raise ValueError("it holds no weights")
         except _READ_ERRORS as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
             size = os.path.getsize(filename) if os.path.isfile(filename) else 0
             raise CheckpointReadError(
                 f"cannot read checkpoint {filename} ({size} bytes): {reason}. The file is truncated, corrupt or holds "

@@ -15,6 +15,7 @@ from torch import nn
 from ndpp_dense.integrations.detectron2.curves import save_curves
 from ndpp_dense.integrations.detectron2.pictures import save_predictions
 from ndpp_dense.integrations.detectron2.results import format_results, write_results
+from ndpp_dense.integrations.detectron2.rng import isolated_rng
 
 __all__ = ["evaluate", "main_metric", "write_report"]
 
@@ -33,12 +34,15 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         dictionary a set. Empty on the other ranks.
     """
     results = {}
-    for name in cfg.DATASETS.TEST:
-        # The fast implementation needs Detectron2's compiled part; pycocotools gives the same figures.
-        evaluator = COCOEvaluator(name, output_dir=str(_folder(cfg, name)), use_fast_impl=False)
-        found = inference_on_dataset(model, build_detection_test_loader(cfg, name), evaluator)
-        if found:
-            results[name] = found
+    # A data loader draws from the generators that training uses, and evaluating must not change the training.
+    with isolated_rng(0, cuda=True):
+        for name in cfg.DATASETS.TEST:
+            # The fast implementation needs Detectron2's compiled part; pycocotools gives the same figures.
+            evaluator = COCOEvaluator(name, output_dir=str(_folder(cfg, name)), use_fast_impl=False)
+            loader = build_detection_test_loader(cfg, name)  # pyright: ignore[reportOptionalCall, reportCallIssue]
+            found = inference_on_dataset(model, loader, evaluator)
+            if found:
+                results[name] = found
     return next(iter(results.values())) if len(results) == 1 else results
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from detectron2.utils import comm
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 __all__ = ["LaunchOptions", "launch"]
 
@@ -100,8 +100,8 @@ def launch(main: Callable[..., Any], options: LaunchOptions, args: tuple = ()) -
         return main(*args)
     url = f"tcp://127.0.0.1:{_free_port()}" if options.dist_url == "auto" else options.dist_url
     try:
-        mp.start_processes(_spawned, (url, main, options, args), nprocs=options.num_gpus, start_method="spawn")
-    except mp.ProcessExitedException as error:
+        start_processes(_spawned, (url, main, options, args), nprocs=options.num_gpus, start_method="spawn")
+    except ProcessExitedException as error:
         # A process that called sys.exit has said why; anything else (a signal) still needs the traceback.
         if error.signal_name is None:
             sys.exit(error.exit_code)
@@ -120,8 +120,10 @@ def _spawned(local_rank: int, url: str, main: Callable, options: LaunchOptions, 
 def _run(place: _Place, main: Callable, options: LaunchOptions, args: tuple) -> Any:
     cuda = torch.device(options.device).type == "cuda"
     if cuda:
-        _check_gpus(place.local_rank + 1, options.device)
-        torch.cuda.set_device(place.local_rank)
+        # A launcher may show each process its own GPU only.
+        index = 0 if torch.cuda.device_count() == 1 else place.local_rank
+        _check_gpus(index + 1, options.device)
+        torch.cuda.set_device(index)
     if place.world_size == 1:
         return main(*args)
     _join(place, "nccl" if cuda else "gloo", options.timeout)

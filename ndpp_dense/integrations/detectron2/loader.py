@@ -6,7 +6,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
@@ -102,7 +102,7 @@ class SeededDataset(Dataset):
 
     def _mapped(self, index: int) -> dict:
         for _ in range(_MAX_RETRIES):
-            sample = self.mapper(self.dicts[index])
+            sample = self.mapper(cast(dict, self.dicts[index]))
             if sample is not None:
                 return sample
             index = int(torch.randint(len(self), ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from ndpp_dense.integrations.detectron2.atomic_file import replacing
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 
 __all__ = ["build_config", "prepare_run", "register_datasets"]
+
+# Name on the lines of each package's logger.
+_LOGGERS = {"ndpp_dense": "ndpp", "detectron2": "d2", "fvcore": "fvcore"}
 
 
 def build_config(
@@ -73,7 +77,11 @@ def prepare_run(cfg: CfgNode) -> None:
     """
     folder, rank = Path(cfg.OUTPUT_DIR), comm.get_rank()
     folder.mkdir(parents=True, exist_ok=True)
-    for name, short in (("ndpp_dense", "ndpp"), ("detectron2", "d2"), ("fvcore", "fvcore")):
+    setup_logger.cache_clear()
+    for name, short in _LOGGERS.items():
+        logger = logging.getLogger(name)
+        for handler in [*logger.handlers]:  # of an earlier run in this process
+            logger.removeHandler(handler)
         setup_logger(str(folder), distributed_rank=rank, name=name, abbrev_name=short)
     if comm.is_main_process():
         with replacing(folder / "config.yaml") as path:

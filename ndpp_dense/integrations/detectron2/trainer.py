@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import time
 import weakref
@@ -54,7 +55,7 @@ class NDTrainer(TrainerBase):
         super().__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.max_iter = cfg.SOLVER.MAX_ITER
-        self.data = TrainData(cfg, CheckedDatasetMapper(cfg, True))
+        self.data = TrainData(cfg, CheckedDatasetMapper(cfg, True))  # pyright: ignore[reportCallIssue]
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.net = build_model(cfg)
         self.net.train()
@@ -86,6 +87,8 @@ class NDTrainer(TrainerBase):
         Raises:
             FloatingPointError: if training diverges; the message names the layer and the last good checkpoint.
         """
+        if comm.is_main_process():
+            self.register_hooks(self._build_recorders())
         super().train(self.start_iter, self.max_iter)
         if comm.is_main_process():
             write_report(self.cfg, self.results)
@@ -101,13 +104,14 @@ class NDTrainer(TrainerBase):
         except FloatingPointError as error:  # Detectron2 found non-finite proposals, maybe on this rank only
             raise self._divergence(str(error), portions, rng, alone=comm.get_world_size() > 1) from error
         losses = _mean_over_ranks(losses)
-        if not all(torch.isfinite(torch.tensor(value)) for value in losses.values()):
+        if not all(math.isfinite(value) for value in losses.values()):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
             raise self._divergence(f"the losses are {shown}", portions, rng, alone=False)
         self._check_all_took_part()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.storage.put_scalars(**losses, total_loss=sum(losses.values()), data_time=data_time)
+        for name, value in {**losses, "total_loss": sum(losses.values()), "data_time": data_time}.items():
+            self.storage.put_scalar(name, value)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything but the model that a resumed run needs."""
@@ -156,13 +160,14 @@ class NDTrainer(TrainerBase):
                 if index < len(portions) - 1 and isinstance(self.model, DistributedDataParallel):
                     stack.enter_context(self.model.no_sync())  # gradients are exchanged once a step
                 losses = self._forward(self.model, batch)
-                self.scaler.scale(sum(losses.values()) / len(portions)).backward()
+                self.scaler.scale(torch.stack(list(losses.values())).sum() / len(portions)).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach().float() / len(portions)
         return sums
 
     def _forward(self, model: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
-        with torch.autocast(self.net.device.type, _amp_dtype(self.cfg), enabled=self.cfg.SOLVER.AMP.ENABLED):
+        device = torch.device(self.cfg.MODEL.DEVICE).type
+        with torch.autocast(device, _amp_dtype(self.cfg), enabled=self.cfg.SOLVER.AMP.ENABLED):
             losses = model(batch)
         return losses if isinstance(losses, dict) else {"loss": losses}
 
@@ -196,26 +201,25 @@ class NDTrainer(TrainerBase):
     def _build_hooks(self) -> list[HookBase | None]:
         cfg, main = self.cfg, comm.is_main_process()
         eval_period, save_period = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
-        metric = main_metric(cfg)
-        terminal = main and sys.stderr.isatty()
         stats = StatsHook(self.net, self._stats_batches, (eval_period, save_period), cfg.TEST.STATS_BATCHES)
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             stats,
             FinishedEvalHook(eval_period, self._evaluate) if cfg.DATASETS.TEST else None,
-            BestHook(eval_period, self.checkpointer, metric) if main and cfg.DATASETS.TEST else None,
+            BestHook(eval_period, self.checkpointer, main_metric(cfg)) if main and cfg.DATASETS.TEST else None,
             # After the evaluation, so that the best value so far is part of the checkpoint.
             hooks.PeriodicCheckpointer(self.checkpointer, save_period),
-            hooks.PeriodicWriter(self._writers(terminal), cfg.SOLVER.LOG_PERIOD) if main else None,
-            ProgressBar(metric) if terminal else None,
         ]
 
-    def _writers(self, terminal: bool) -> list[EventWriter]:
+    def _build_recorders(self) -> list[HookBase | None]:
+        """Make the hooks that open files and draw on the terminal, of the main rank."""
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
-        lines = [] if terminal else [CommonMetricPrinter(self.max_iter)]
-        return [*lines, JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
+        writers: list[EventWriter] = [JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
+        if sys.stderr.isatty():
+            return [hooks.PeriodicWriter(writers, self.cfg.SOLVER.LOG_PERIOD), ProgressBar(main_metric(self.cfg))]
+        return [hooks.PeriodicWriter([CommonMetricPrinter(self.max_iter), *writers], self.cfg.SOLVER.LOG_PERIOD)]
 
     def _stats_batches(self, seed: int) -> Iterator[list[dict]]:
         return self.data.batches(seed, num_workers=0)

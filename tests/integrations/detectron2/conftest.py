@@ -1,6 +1,7 @@
 """A training run small enough for tests: a few generated images and a Mask R-CNN of a few thousand weights."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -8,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[3]
 CONFIG = """
+VERSION: 2
 MODEL:
   META_ARCHITECTURE: GeneralizedRCNN
   MASK_ON: True
@@ -30,9 +33,25 @@ TEST: {EVAL_PERIOD: 0, STATS_BATCHES: 2}
 DATALOADER: {NUM_WORKERS: 0}
 SEED: 7
 """
-NDPP = """
-  NDPP: {ENABLED: True, STATISTICS: batch}
-"""
+
+
+def pytest_configure(config):
+    # Detectron2 0.6 still scripts a class while it is imported, pycocotools hands NumPy arrays without a copy keyword.
+    for warning in ("ignore:`torch.jit.script`:FutureWarning", "ignore:__array__ implementation:DeprecationWarning"):
+        config.addinivalue_line("filterwarnings", warning)
+
+
+@pytest.fixture(autouse=True)
+def restore_loggers():
+    """Undo what a run did to the loggers, which the next test would see."""
+    loggers = [logging.getLogger(name) for name in ("ndpp_dense", "detectron2", "fvcore")]
+    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers[:] = handlers
+        logger.propagate = propagate
+        logger.setLevel(level)
+    logging.getLogger("detectron2.engine.train_loop").filters.clear()
 
 
 @pytest.fixture(scope="session")
@@ -103,3 +122,52 @@ def train_net(tiny_config, tiny_coco):
         return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
     return start
+
+
+@pytest.fixture
+def flat_checkpoint():
+    """Return a function that reads a checkpoint as one flat dictionary, safely."""
+
+    def flatten(value, name=""):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            if isinstance(item, dict | list | tuple):
+                yield from flatten(item, f"{name}.{key}")
+            else:
+                yield f"{name}.{key}", item
+
+    return lambda file: dict(flatten(torch.load(file, weights_only=True)))
+
+
+@pytest.fixture
+def differences(flat_checkpoint):
+    """Return a function that names the entries in which two checkpoints differ by as much as a bit."""
+
+    def compare(one, other):
+        a, b = flat_checkpoint(one), flat_checkpoint(other)
+        assert len(a) > 100
+        return sorted(a.keys() ^ b.keys()) + [name for name in a.keys() & b.keys() if not _same(a[name], b[name])]
+
+    return compare
+
+
+def _same(a, b):
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+@pytest.fixture
+def run_tiny(build_tiny):
+    """Return a function that trains the tiny model to its end in this process; returns the trainer."""
+
+    def run(*overrides, resume=False):
+        from ndpp_dense.integrations.detectron2.run_config import prepare_run
+        from ndpp_dense.integrations.detectron2.trainer import NDTrainer
+
+        cfg = build_tiny(*overrides)
+        prepare_run(cfg)
+        trainer = NDTrainer(cfg)
+        trainer.resume_or_load(resume)
+        trainer.train()
+        return trainer
+
+    return run
