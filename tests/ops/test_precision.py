@@ -25,14 +25,18 @@ def test_autocast_is_off_inside_and_on_again_after():
         assert (a @ a).dtype == torch.bfloat16
 
 
+def _fail_without_tf32():
+    assert not torch.backends.cuda.matmul.allow_tf32
+    raise RuntimeError("inside")
+
+
 def test_tf32_is_off_inside_and_restored_after_an_error():
     matmul = torch.backends.cuda.matmul
     before = matmul.allow_tf32
     try:
         matmul.allow_tf32 = True
         with pytest.raises(RuntimeError, match="inside"), full_precision(torch.device("cuda")):
-            assert not matmul.allow_tf32
-            raise RuntimeError("inside")
+            _fail_without_tf32()
         assert matmul.allow_tf32
     finally:
         matmul.allow_tf32 = before
