@@ -91,12 +91,12 @@ def _unconvertible(module: nn.Module) -> str | None:
     own_forward = type(module).forward is not plain.forward
     if own_forward and not (hasattr(module, "norm") and hasattr(module, "activation")):
         return f"{type(module).__qualname__} has a forward of its own"
-    if not isinstance(module.weight, nn.Parameter):
-        return "its weight is computed by a hook"
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
         return "lazy: run the model once before conversion"
     if hasattr(module, "parametrizations"):
         return "parametrised weight"
+    if not isinstance(module.weight, nn.Parameter):
+        return "its weight is computed by a hook"
     return None
 
 
@@ -106,8 +106,10 @@ def _drop_norm(
     """Decides on one norm: it goes with the layer before it (the one behind it, where none is before)."""
     found = book.lookup(name)
     parent = model.get_submodule(name.rpartition(".")[0])
-    if found is not None:
-        drop, reason = found[0] is not False, found[1]
+    if found is not None and isinstance(found[0], bool):
+        drop, reason = found
+        if parent in out and not drop:
+            raise ValueError(f"The {reason} keeps {name!r}, which is part of a converted layer: leave that layer too.")
     elif parent in out:
         drop, reason = True, "part of a converted layer"
     else:
