@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
+from typing import IO, Any, cast
 
 from detectron2.data import DatasetMapper
 from detectron2.utils.file_io import PathManager
@@ -49,5 +49,5 @@ def _verify_png(file_name: str) -> None:
     with what was decoded so far, black for the rest.
     """
     if file_name.lower().endswith(".png"):
-        with PathManager.open(file_name, "rb") as stream, Image.open(stream) as image:
+        with PathManager.open(file_name, "rb") as stream, Image.open(cast("IO[bytes]", stream)) as image:
             image.verify()
