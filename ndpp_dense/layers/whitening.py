@@ -5,6 +5,7 @@ Shape suffixes: see ``ndpp_dense.ops.moments``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -19,7 +20,7 @@ from ndpp_dense.ops.inverse_sqrt import SOLVERS
 from ndpp_dense.ops.moments import Moments, data_moments, mean_and_covariance, sum_moments_over_ranks
 from ndpp_dense.ops.precision import full_precision
 
-MIN_ROWS_PER_COLUMN = 4  # with fewer sampled rows than this per column, every position is used
+MIN_ROWS_PER_COLUMN = 4  # with fewer sampled rows than this per column, the sample is made denser
 MIN_ROWS = 2  # one row has no covariance
 
 
@@ -95,7 +96,7 @@ class Whitening(nn.Module):
         return self.config.grad == "full" and torch.is_grad_enabled()
 
     def _gather(self, data_matrix: Callable[[int], Tensor]) -> Moments:
-        """Moments over all ranks; of every position where the sampled ones are too few.
+        """Moments over all ranks; of a denser sample where the configured one has too few rows.
 
         Whether they are too few is a fact about all ranks, and all must agree on it. A rank that has enough rows knows
         it at once; only one that has not must look at the sum (and wait for the device).
@@ -104,9 +105,10 @@ class Whitening(nn.Module):
         own, moments = self._moments(data_matrix(stride))
         enough = MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
         if stride > 1 and own < enough:
-            total = own if self._ranks() == 1 else float(moments.count.detach())
-            if total < enough:
-                _, moments = self._moments(data_matrix(1))
+            total = own if self._ranks() == 1 else float(moments.count)
+            if 0 < total < enough:
+                denser = max(1, int(stride * math.sqrt(total / enough)))
+                _, moments = self._moments(data_matrix(denser))
         return moments
 
     def _moments(self, data_NGDL: Tensor) -> tuple[int, Moments]:
