@@ -150,7 +150,9 @@ class ProgressBar(HookBase):
         self._bar.update()
 
     def after_train(self) -> None:
-        """Leave the bar on the terminal as it is."""
+        """Leave the bar on the terminal with the final figures."""
+        if self._bar is not None:
+            self._bar.set_postfix(self._figures())
         self._stack.close()
 
     def _figures(self) -> dict[str, str]:

@@ -92,9 +92,11 @@ def divergence_message(iteration: int, cause: str, layer: NonFiniteLayer | None,
         if layer
         else "Repeating the step gave finite layer outputs: the loss itself overflowed, or a rare random choice did."
     )
-    saved = f"The last good checkpoint is {good_checkpoint}" if good_checkpoint else "There is no checkpoint yet"
+    saved = "There is no checkpoint yet."
+    if good_checkpoint:
+        saved = f"The last good checkpoint is {good_checkpoint}; nothing was saved over it."
     return (
-        f"training diverged at iteration {iteration}: {cause}. {where} {saved}; nothing was saved over it. "
+        f"training diverged at iteration {iteration}: {cause.rstrip('.')}. {where} {saved} "
         "Try a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, SOLVER.CLIP_GRADIENTS.ENABLED True, "
         "or a larger MODEL.NDPP.EPS if the layer is an ND++ layer."
     )

@@ -9,7 +9,7 @@ import torch
 from detectron2.data import DatasetMapper
 from detectron2.data.samplers import TrainingSampler
 
-from ndpp_dense.integrations.detectron2.loader import PositionedBatchSampler, TrainData
+from ndpp_dense.integrations.detectron2.loader import PositionedBatchSampler, SeededDataset, TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.rng import get_rng_state, isolated_rng, set_rng_state
 
@@ -63,6 +63,14 @@ def test_workers_and_resuming_change_no_pixel(data):
     assert same(take(source.batches(5, num_workers=2), 8), whole)
     assert same(take(source.batches(5, skip=6), 2), whole[6:])
     assert not same(take(source.batches(6), 8), whole)
+
+
+def test_augmentation_follows_the_position(data):
+    source = data()
+    dataset = SeededDataset(source.dicts, source.mapper, seed=5)
+    images = [dataset[position, 0]["image"] for position in range(12)]
+    assert len({image.shape for image in images}) > 1
+    assert all(torch.equal(image, dataset[position, 0]["image"]) for position, image in enumerate(images))
 
 
 def test_loading_draws_nothing_from_the_generators_of_training(data):
