@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense import NDConv2d, WhiteningConfig, nd_layers
 from ndpp_dense.integrations.detectron2.run_config import build_config
@@ -90,6 +91,18 @@ def test_float16_scales_the_loss(start):
 def test_an_unknown_precision_names_the_choices(build_tiny):
     with pytest.raises(ValueError, match="'half'; the choices are bfloat16, float16"):
         NDTrainer(build_tiny("SOLVER.AMP.ENABLED", True, "SOLVER.AMP.DTYPE", "half"))
+
+
+def test_unused_parameters_are_named_before_ddp_counts_them(start, tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        trainer = start(*TOY, "SOLVER.MAX_ITER", 2)
+        trainer.net.idle = nn.Linear(2, 2)
+        trainer.model = DistributedDataParallel(trainer.net)
+        with pytest.raises(ValueError, match="2 parameters took no part.*idle.weight, idle.bias.*FIND_UNUSED"):
+            trainer.train()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_gradients_are_clipped(start):
