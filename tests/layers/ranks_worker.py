@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig
 from ndpp_dense.layers import NDLayer
@@ -60,6 +62,26 @@ def cases():
             yield f"conv, {config}, {split}", layer, (4, 14, 14), counts
 
 
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    config = CONFIGS["batch full"]
+    layers = [
+        NDConv2d(4, 6, 3, config=config),
+        nn.ReLU(),
+        NDConv2d(6, 4, 1, config=config.override({"grad": "detached"})),
+    ]
+    return nn.Sequential(*layers).double()
+
+
+def train_in_parallel(rank: int) -> dict[str, torch.Tensor]:
+    """DistributedDataParallel on 3 and 5 samples, its default options; gradients are averaged over the ranks."""
+    model = DistributedDataParallel(network())
+    part = (slice(0, 3), slice(3, 8))[rank]
+    for step in range(STEPS):
+        model(samples((4, 9, 9), 8, step)[part]).square().sum().backward()
+    return {name: p.grad for name, p in model.module.named_parameters()} | dict(model.module.named_buffers())
+
+
 def main(rank: int, world: int, init: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{init}", rank=rank, world_size=world)
@@ -67,6 +89,7 @@ def main(rank: int, world: int, init: str, out: str) -> None:
     for name, layer, shape, counts in cases():
         start = sum(counts[:rank])
         results[name] = train(layer, shape, sum(counts), slice(start, start + counts[rank]))
+    results["parallel"] = train_in_parallel(rank)
     torch.save(results, out)
     dist.destroy_process_group()
 

@@ -132,20 +132,21 @@ def test_frozen_statistics_stay_frozen_and_work_as_in_evaluation(kind):
     assert not _unchanged(layer, before)
 
 
-def test_detached_gradient_of_the_weight_is_d_times_the_plain_one():
-    """W' = W D, so with D constant dL/dW = dL/dW' D (D is symmetric)."""
+def test_detached_gradients_are_those_of_a_plain_layer():
+    """W' = W D with D and mean constant: dL/dW = dL/dW' D (D is symmetric), and dL/dx passes through W' only."""
     layer = NDLinear(6, 4, config=BATCH_DETACHED.override({"local_scale": "none", "block_size_linear": 6})).double()
     x, target = torch.randn(50, 6, dtype=torch.float64) + 1, torch.randn(50, 4, dtype=torch.float64)
-    (layer(x) - target).square().sum().backward()
+    one, two = x.clone().requires_grad_(), x.clone().requires_grad_()
+    (layer(one) - target).square().sum().backward()
     mean = x.mean(0)
     cov = (x - mean).T @ (x - mean) / 50
     d = layer.whitening.solve(cov[None])[0]
     plain = torch.nn.Linear(6, 4).double()
-    folded = layer.weight.detach() @ d
-    plain.load_state_dict({"weight": folded, "bias": layer.bias.detach()})
-    (plain(x - mean) - target).square().sum().backward()
+    plain.load_state_dict({"weight": layer.weight.detach() @ d, "bias": layer.bias.detach()})
+    (plain(two - mean) - target).square().sum().backward()
     torch.testing.assert_close(layer.weight.grad, plain.weight.grad @ d)
     torch.testing.assert_close(layer.bias.grad, plain.bias.grad)
+    torch.testing.assert_close(one.grad, two.grad)
 
 
 @CONFIGS

@@ -54,6 +54,17 @@ def test_without_sync_each_rank_is_a_process_of_its_own(ranks, kind):
             torch.testing.assert_close(ranks[rank][case][name], value, msg=lambda m, n=name: f"{n}: {m}")
 
 
+def test_distributed_data_parallel_is_one_process(ranks):
+    model = worker.network()
+    for step in range(worker.STEPS):
+        model(worker.samples((4, 9, 9), 8, step)).square().sum().backward()
+    for result in ranks:
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(2 * result["parallel"][name], p.grad, msg=lambda m, n=name: f"{n}: {m}")
+        for name, buffer in model.named_buffers():
+            torch.testing.assert_close(result["parallel"][name], buffer, msg=lambda m, n=name: f"{n}: {m}")
+
+
 def test_the_cases_of_few_rows_are_what_they_say():
     """Updates of 5 + 5 samples rest on sampled rows, those of 4 + 4 on all: 16 and 144 a sample."""
     seen = {}

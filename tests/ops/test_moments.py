@@ -116,6 +116,16 @@ def test_a_packed_triangle_comes_back_as_the_matrix(dim):
     assert torch.equal(M._unpack_triangle(packed, dim), matrix)
 
 
+def test_indices_first_needed_under_inference_mode_serve_in_training():
+    cpu, dim = torch.device("cpu"), 11
+    M._upper_triangle.cache_clear(), M._triangle_position.cache_clear()
+    with torch.inference_mode():
+        M._upper_triangle(dim, cpu), M._triangle_position(dim, cpu)
+    matrix = torch.eye(dim)[None].requires_grad_()
+    M._unpack_triangle(matrix.flatten(1)[:, M._upper_triangle(dim, cpu)], dim).sum().backward()
+    torch.testing.assert_close(matrix.grad.sum(), torch.tensor(float(dim * dim)))
+
+
 def test_patch_columns_are_ordered_as_a_convolution_weight():
     x, weight = torch.randn(2, 6, 5, 7, dtype=torch.float64), torch.randn(4, 6, 3, 2, dtype=torch.float64)
     data = M.patch_matrix(x, 3, (3, 2), (2, 1), (1, 0), (1, 2))

@@ -1,0 +1,37 @@
+"""Compiled and plain models train alike, and do not recompile at every step."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from ndpp_dense import NDConv2d, NDLinear, WhiteningConfig
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile itself, after a graph break
+@pytest.mark.parametrize(
+    "config",
+    [WhiteningConfig(), WhiteningConfig(statistics="batch", grad="full", eps=1e-2)],
+    ids=["ema", "full"],
+)
+def test_compiled_training_is_plain_training(config):
+    torch.manual_seed(0)
+    layers = [NDConv2d(4, 8, 3, config=config), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    plain = nn.Sequential(*layers, NDLinear(8, 3, config=config))
+    twin = copy.deepcopy(plain)
+    compiled = torch.compile(twin, backend="aot_eager")
+    torch._dynamo.utils.counters.clear()
+    for step in range(4):
+        x = torch.randn(16, 4, 9, 9)
+        y, z = plain(x), compiled(x)
+        torch.testing.assert_close(z, y)
+        y.square().sum().backward()
+        z.square().sum().backward()
+        if step == 1:
+            graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    for p, q in zip(plain.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5)
+    for p, q in zip(plain.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(q, p)
