@@ -118,6 +118,7 @@ def mean_and_covariance(moments: Moments, shift_GD: Tensor) -> tuple[Tensor, Ten
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # what is kept here must serve in training too
 def _upper_triangle(dim: int, device: torch.device) -> Tensor:
     """Flat indices of the upper triangle of a ``dim x dim`` matrix, diagonal included."""
     rows, columns = torch.triu_indices(dim, dim, device=device)
@@ -125,6 +126,7 @@ def _upper_triangle(dim: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def _triangle_position(dim: int, device: torch.device) -> Tensor:
     """Where in the packed triangle each of the ``dim * dim`` entries of the symmetric matrix lies."""
     position = torch.zeros(dim, dim, dtype=torch.long, device=device)
