@@ -24,13 +24,25 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Args:
         device: Device on which the block computes.
     """
-    matmul = torch.backends.cuda.matmul
     with torch.autocast(device.type, enabled=False):
-        if device.type != "cuda" or not matmul.allow_tf32:
+        if device.type != "cuda":
             yield
             return
-        matmul.allow_tf32 = False
+        matmul, (name, before, off) = torch.backends.cuda.matmul, _tf32_setting()
+        if before == off:
+            yield
+            return
+        setattr(matmul, name, off)
         try:
             yield
         finally:
-            matmul.allow_tf32 = True
+            setattr(matmul, name, before)
+
+
+def _tf32_setting() -> tuple[str, bool | str, bool | str]:
+    """Name of the setting that is in use, its value, and the value that means true float32."""
+    matmul = torch.backends.cuda.matmul
+    try:
+        return "allow_tf32", matmul.allow_tf32, False
+    except RuntimeError:  # torch refuses the old name once TF32 was allowed under the new one
+        return "fp32_precision", matmul.fp32_precision, "ieee"

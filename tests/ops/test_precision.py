@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -25,18 +28,31 @@ def test_autocast_is_off_inside_and_on_again_after():
         assert (a @ a).dtype == torch.bfloat16
 
 
-def _fail_without_tf32():
-    assert not torch.backends.cuda.matmul.allow_tf32
-    raise RuntimeError("inside")
+ALLOWING = {  # one process each: torch keeps the two ways of setting it apart
+    "old name": ("torch.backends.cuda.matmul.allow_tf32 = True", "tf32"),
+    "new name": ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", "tf32"),
+    "new name for all": ("torch.backends.fp32_precision = 'tf32'", "tf32"),
+}
+SCRIPT = """
+import torch
+from ndpp_dense.ops.precision import full_precision
+{allow}
+matmul = torch.backends.cuda.matmul
+print(matmul.fp32_precision)
+try:
+    with full_precision(torch.device("cuda")):
+        print(matmul.fp32_precision)
+        raise KeyError
+except KeyError:
+    print(matmul.fp32_precision)
+"""
 
 
-def test_tf32_is_off_inside_and_restored_after_an_error():
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    try:
-        matmul.allow_tf32 = True
-        with pytest.raises(RuntimeError, match="inside"), full_precision(torch.device("cuda")):
-            _fail_without_tf32()
-        assert matmul.allow_tf32
-    finally:
-        matmul.allow_tf32 = before
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="older torch has one name only")
+@pytest.mark.parametrize(("allow", "outside"), ALLOWING.values(), ids=ALLOWING.keys())
+def test_tf32_is_off_inside_and_restored_after_an_error(allow, outside):
+    out = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(allow=allow)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert out[0] == out[2] == outside
+    assert out[1] != "tf32"
