@@ -3,7 +3,7 @@
 
 Examples::
 
-    python tools/train_net.py --config mask_rcnn_digits --device cpu
+    python tools/train_net.py --config mask_rcnn_ndpp_demo --device cpu
     python tools/train_net.py --config CONFIG --num-gpus 8 --resume
     python tools/train_net.py --config CONFIG --dataset cells_train=train.json:cells --dataset cells_val=val.json:cells
     torchrun --nproc-per-node 8 tools/train_net.py --config CONFIG SOLVER.BASE_LR 0.01
@@ -20,7 +20,7 @@ from collections.abc import Iterator
 # What a wrong config, data set, checkpoint or machine raises; anything else is a fault of the program.
 USER_ERRORS = (FileNotFoundError, ConnectionError, ValueError, KeyError, FloatingPointError, OSError)
 # Detectron2's own, and harmless. Set here, so that spawned processes have them before they import it.
-for _message in ("`torch.jit.script` is deprecated", "torch.meshgrid"):
+for _message in ("`torch.jit.script` is deprecated", "torch.meshgrid", "The given NumPy array is not writable"):
     warnings.filterwarnings("ignore", message=_message)
 
 
