@@ -19,7 +19,7 @@ def run_ranks(tmp_path_factory):
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
         processes = [
             subprocess.Popen(
-                [sys.executable, str(worker), str(rank), str(world), str(folder / "init"), str(out)],
+                [sys.executable, "-W", "error", str(worker), str(rank), str(world), str(folder / "init"), str(out)],
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -87,7 +87,7 @@ def test_local_scales_and_sampling(reference, kind, sampling):
 
 
 def test_too_few_sampled_rows_use_every_position(reference):
-    """18 columns want 72 rows: sampled every second position 4 samples give 64, all positions 256."""
+    """18 columns want 72 rows: every second position of 4 samples gives 64, so all 256 are used."""
     layer = _layer(EXACT.override({"sampling_stride": 2}), GEOMETRIES["3x3"])
     x = torch.randn(4, 8, 8, 8, dtype=torch.float64)
     y = layer(x).detach()

@@ -166,14 +166,23 @@ def test_float32_statistics_of_a_distant_mean_become_exact():
     assert np.abs(d[0].double().numpy() - exact).max() < 1e-5
 
 
-def test_too_few_sampled_rows_ask_for_every_position():
-    asked = []
+@pytest.mark.parametrize(
+    ("positions", "stride", "asked"),
+    [
+        (100, 3, [3]),  # 34 * 34 rows of the 32 that 8 columns want
+        (18, 3, [3]),  # 6 * 6
+        (15, 3, [3, 2]),  # 5 * 5: every second position gives 8 * 8
+        (8, 5, [5, 1]),  # 2 * 2
+        (4, 3, [3, 1]),  # even all 4 * 4 are too few
+        (0, 3, [3]),  # nothing to be had
+    ],
+)
+def test_too_few_sampled_rows_ask_for_a_denser_sample(positions, stride, asked):
+    seen = []
 
     def data(sampling):
-        asked.append(sampling)
-        return torch.randn(100 // sampling, 1, 8, 1, dtype=torch.float64)
+        seen.append(sampling)
+        return torch.randn(1, 1, 8, len(range(0, positions, sampling)) ** 2, dtype=torch.float64)
 
-    _state(dim=8, sampling_stride=3)(data)
-    assert asked == [3]  # 33 rows, 32 wanted
-    _state(dim=8, sampling_stride=4)(data)
-    assert asked == [3, 4, 1]  # 25 rows
+    _state(dim=8, sampling_stride=stride)(data)
+    assert seen == asked
