@@ -105,7 +105,7 @@ class Whitening(nn.Module):
         own, moments = self._moments(data_matrix(stride))
         enough = MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
         if stride > 1 and own < enough:
-            total = own if self._ranks() == 1 else float(moments.count)
+            total = own if self._ranks() == 1 else float(moments.count.detach())
             if 0 < total < enough:
                 denser = max(1, int(stride * math.sqrt(total / enough)))
                 _, moments = self._moments(data_matrix(denser))

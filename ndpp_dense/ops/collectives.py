@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
-from torch.distributed.nn.functional import all_reduce
 
 
 def world_size(group: ProcessGroup | None = None) -> int:
@@ -30,10 +32,26 @@ def sum_over_ranks(x: Tensor, group: ProcessGroup | None = None) -> Tensor:
     """
     if world_size(group) == 1:
         return x
-    if not torch.is_grad_enabled():
-        x = x.clone()
-        dist.all_reduce(x, group=group)
-        return x
-    if not x.requires_grad:
+    if torch.is_grad_enabled() and not x.requires_grad:
         x = x.detach().requires_grad_()
-    return all_reduce(x, group=group if group is not None else dist.group.WORLD)
+    return _SumOverRanks.apply(x, group)  # type: ignore[no-any-return]
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """All-reduce, forward and backward: every rank's output depends on every rank's input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return _all_reduced(x, group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        return _all_reduced(grad_outputs[0], ctx.group), None
+
+
+def _all_reduced(x: Tensor, group: ProcessGroup | None) -> Tensor:
+    x = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(x, group=group)
+    return x
