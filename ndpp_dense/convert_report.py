@@ -69,8 +69,8 @@ class ConversionReport:
         )
 
     def __str__(self) -> str:
-        header: tuple[str, ...] = ("layer", "was", "action", "block", "D", "rule or reason")
-        rows = [header]
+        header = ("layer", "was", "action", "block", "D", "rule or reason")
+        rows: list[tuple[str, ...]] = [header]
         for r in self.records:
             if r.action == "dropped":
                 continue  # one line per norm would drown the layers; the last line counts them

@@ -19,7 +19,7 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
     - ``META_ARCHITECTURE``: what ``MODEL.META_ARCHITECTURE: NDPPModel`` builds and converts;
     - ``PRESET`` (``"fast"`` or ``"paper"``) and ``TASK`` (``"coco"``, ``"imagenet"`` or ``"cityscapes"``);
     - every field of ``WhiteningConfig`` in upper case; ``None`` means as the preset has it;
-    - ``RULES``: exceptions by layer name, pattern or type, e.g. ``{"*.fpn_*": {"EPS": 0.1}, "backbone.*.stem.*": False}``;
+    - ``RULES``: exceptions by layer name, pattern or type, e.g. ``{"*.fpn_*": {"EPS": 0.1}, "*.stem.*": False}``;
     - ``VERIFY``: prove by a forward pass on a blank image that every converted layer runs.
 
     Args:

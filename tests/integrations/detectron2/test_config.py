@@ -58,6 +58,6 @@ def test_shipped_config(cfg, path):
 @pytest.mark.parametrize("batch", [128, 256, 512])
 def test_large_batch_configs_see_as_many_images_as_1x(cfg, batch):
     cfg.merge_from_file(str(CONFIGS / f"mask_rcnn_ndpp_bs{batch}.yaml"))
-    assert cfg.SOLVER.IMS_PER_BATCH == batch
+    assert batch == cfg.SOLVER.IMS_PER_BATCH
     assert cfg.SOLVER.MAX_ITER * batch == pytest.approx(90000 * 16, rel=1e-3)
     assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.MOMENTUM, cfg.SOLVER.WARMUP_ITERS) == (0.1, 0.9, 0)
