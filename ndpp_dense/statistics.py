@@ -99,20 +99,30 @@ def synchronize_stats(model: nn.Module, group: ProcessGroup | None = None) -> No
     """Averages the running statistics of all ranks, so that their buffers are equal to the bit.
 
     Summed moments keep them equal by themselves; layers with ``sync=False`` and kernels that round differently do not.
-    One collective for the whole model; nothing without a process group. Every rank must call it.
+    A rank counts by its ``running_weight``, one that saw no row not at all. One collective for the whole model; nothing
+    without a process group. Every rank must call it.
 
     Args:
         model: A model with ND++ layers.
         group: Process group; None is the default group.
     """
-    ranks = world_size(group)
-    buffers = [buffer for state in _states(model) for buffer in state.buffers()]
-    if ranks == 1 or not buffers:
+    states = list(_states(model))
+    if world_size(group) == 1 or not states:
         return
-    packed = torch.cat([buffer.flatten() for buffer in buffers])
+    packed = torch.cat([(buffer * state.running_weight).flatten() for state in states for buffer in _averaged(state)])
+    weights = torch.stack([state.running_weight for state in states])
+    packed = torch.cat([packed, weights])
     dist.all_reduce(packed, group=group)
-    for buffer, mean in zip(buffers, (packed / ranks).split([b.numel() for b in buffers]), strict=True):
-        buffer.copy_(mean.view_as(buffer))
+    packed, weights = packed.split([len(packed) - len(states), len(states)])
+    for state, weight in zip(states, weights, strict=True):
+        for buffer in _averaged(state):
+            total, packed = packed.split([buffer.numel(), len(packed) - buffer.numel()])
+            buffer.copy_(torch.where(weight > 0, total.view_as(buffer) / weight, buffer))
+        state.running_weight.copy_(weight / world_size(group))
+
+
+def _averaged(state: Whitening) -> tuple[torch.Tensor, ...]:
+    return state.running_mean, state.running_cov, state.running_whitening
 
 
 @contextmanager

@@ -164,7 +164,10 @@ def test_synchronize_makes_two_ranks_equal(ranks):
     assert not torch.equal(first["before"]["0.whitening.running_mean"], second["before"]["0.whitening.running_mean"])
     for name, value in first["after"].items():
         assert torch.equal(value, second["after"][name])
-        torch.testing.assert_close(value, (first["before"][name] + second["before"][name]) / 2)
+        weight_name = f"{name.rpartition('.')[0]}.running_weight"
+        one, two = (1.0, 1.0) if name == weight_name else (r["before"][weight_name] for r in ranks)
+        want = (one * first["before"][name] + two * second["before"][name]) / (one + two)
+        torch.testing.assert_close(value, want)
 
 
 def test_update_on_two_ranks_is_the_update_of_all_samples(ranks, worker):

@@ -68,8 +68,9 @@ def train(method: str, lr: float, seed: int, args: argparse.Namespace) -> None:
         code = subprocess.run(words, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     diverged = code != 0
     metrics = [json.loads(line) for line in (output / "metrics.json").read_text().splitlines()]
-    curve = {m["iteration"] + 1: [m["segm/AP"], m["segm/AP50"], m["bbox/AP"]] for m in metrics if "segm/AP" in m}
     losses = [[m["iteration"] + 1, m["total_loss"]] for m in metrics if "total_loss" in m]
+    evaluated = [(min(m["iteration"] + 1, losses[-1][0]), m) for m in metrics if "segm/AP" in m]
+    curve = {iteration: [m["segm/AP"], m["segm/AP50"], m["bbox/AP"]] for iteration, m in evaluated}
     result = {"method": method, "lr": lr, "seed": seed, "overrides": overrides, "diverged": diverged}
     result |= {"AP": curve, "loss": losses, "commit": commit(), "hardware": hardware()}
     record.write_text(json.dumps(result, indent=1) + "\n")

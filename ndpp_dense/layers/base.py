@@ -33,13 +33,15 @@ class NDLayer(nn.Module):
     bias: nn.Parameter | None
     groups: int = 1
 
-    def _init_whitening(self, config: WhiteningConfig, channels: int, block_size: int, taps: int) -> None:
+    def _init_whitening(
+        self, config: WhiteningConfig, channels: int, block_size: int, taps: int, sampled: bool = True
+    ) -> None:
         """Adds the state; ``channels`` are those of one group, ``taps`` the positions that a window has."""
         self.config = config
         self.block_size = largest_divisor(channels, block_size)
         self.activation: Callable[[Tensor], Tensor] | None = None
         blocks = self.groups * channels // self.block_size
-        self.whitening = Whitening(blocks, self.block_size * taps, config)
+        self.whitening = Whitening(blocks, self.block_size * taps, config, sampled)
 
     def _blocked_weight(self) -> Tensor:
         """The weight as ``(Q, O, G, D)``, columns ordered as the data matrix has them."""

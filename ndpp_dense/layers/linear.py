@@ -24,7 +24,7 @@ class NDLinear(NDLayer, nn.Linear):
     def __init__(self, *args: Any, config: WhiteningConfig | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         config = config or WhiteningConfig()
-        self._init_whitening(config, self.in_features, config.block_size_linear, 1)
+        self._init_whitening(config, self.in_features, config.block_size_linear, 1, sampled=False)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, config: WhiteningConfig | None = None) -> NDLinear:

@@ -17,7 +17,7 @@ def local_statistics(x: Tensor, kind: str, dims: tuple[int, ...]) -> tuple[Tenso
     """Removes (or measures) the scale of every sample.
 
     ``"l1"`` returns the input as it is with the factor ``1 / mean|x|``, to be applied to the layer's *output*:
-    convolution is linear, zero padding included, so the input need not be copied.
+    convolution is linear, zero padding included, so the input need not be copied. Only float16 input is scaled itself.
 
     Args:
         x: Input; any shape, possibly with no samples.
@@ -34,7 +34,9 @@ def local_statistics(x: Tensor, kind: str, dims: tuple[int, ...]) -> tuple[Tenso
         if kind == "l1":
             total = torch.linalg.vector_norm(x, 1, dims, keepdim=True, dtype=statistics_dtype(x))
             magnitude = total / prod(x.shape[d] for d in dims)
-            return x, torch.where(magnitude < FLOOR, 1.0, 1 / magnitude.clamp(min=FLOOR))
+            scale = torch.where(magnitude < FLOOR, 1.0, 1 / magnitude.clamp(min=FLOOR))
+            # In float16 neither the factor of a dark sample nor the output of a bright one is within range.
+            return ((x * scale).to(x.dtype), None) if x.dtype == torch.float16 else (x, scale)
         values = x.to(statistics_dtype(x))
         centred = values - values.mean(dims, keepdim=True)
         variance = centred.square().mean(dims, keepdim=True)  # torch.var warns where there are no samples
@@ -50,8 +52,4 @@ def scale_and_shift(y: Tensor, scale: Tensor | None, bias: Tensor) -> Tensor:
         bias: Broadcastable to ``y``.
     """
     bias = bias.to(y.dtype)
-    if scale is None:
-        return y + bias
-    if y.dtype == torch.float16:  # the factor of a dark sample is beyond float16, its product with the output is not
-        return torch.addcmul(bias.float(), y.float(), scale).to(y.dtype)
-    return torch.addcmul(bias, y, scale.to(y.dtype))
+    return y + bias if scale is None else torch.addcmul(bias, y, scale.to(y.dtype))

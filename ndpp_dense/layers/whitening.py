@@ -36,6 +36,7 @@ class Whitening(nn.Module):
         frozen: Statistics are used as stored, in training too.
         held: Running statistics are not updated for the time being (micro-batches of one step).
         process_group: Ranks whose rows count; None is the default group.
+        sampling_stride: Every how manieth position is a row.
     """
 
     running_mean: Tensor
@@ -43,10 +44,18 @@ class Whitening(nn.Module):
     running_whitening: Tensor
     running_weight: Tensor
 
-    def __init__(self, num_blocks: int, dim: int, config: WhiteningConfig) -> None:
-        """Makes the state of ``num_blocks`` blocks (one if they are shared) of ``dim`` columns."""
+    def __init__(self, num_blocks: int, dim: int, config: WhiteningConfig, sampled: bool = True) -> None:
+        """Makes the state of ``num_blocks`` blocks (one if they are shared) of ``dim`` columns.
+
+        Args:
+            num_blocks: Blocks that the layer is cut into.
+            dim: Columns of a block.
+            config: How to whiten.
+            sampled: Whether the data matrix has positions to sample; a linear layer's has not.
+        """
         super().__init__()
         self.config = config
+        self.sampling_stride = config.sampling_stride if sampled else 1
         self.momentum: float | None = config.momentum
         self.frozen = False
         self.held = False
@@ -101,7 +110,7 @@ class Whitening(nn.Module):
         Whether they are too few is a fact about all ranks, and all must agree on it. A rank that has enough rows knows
         it at once; only one that has not must look at the sum (and wait for the device).
         """
-        stride = self.config.sampling_stride
+        stride = self.sampling_stride
         own, moments = self._moments(data_matrix(stride))
         enough = MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
         if stride > 1 and own < enough:

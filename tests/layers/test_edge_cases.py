@@ -179,7 +179,9 @@ def test_half_precision_models_keep_float32_statistics(kind, config, dtype):
     cov = layer.whitening.running_cov
     torch.testing.assert_close(cov, cov.mT, rtol=0, atol=1e-6)
     want = exact(x.float())
-    torch.testing.assert_close(cov, exact.whitening.running_cov, rtol=1e-4, atol=1e-4)
+    # float16 input is scaled before it is used, which rounds it once more
+    tolerance = 1e-4 if dtype == torch.bfloat16 else 1e-3
+    torch.testing.assert_close(cov, exact.whitening.running_cov, rtol=tolerance, atol=tolerance)
     assert (y - want).abs().mean() < 0.02 * want.abs().mean()
     y.float().square().mean().backward()
     assert layer.weight.grad.dtype == dtype
