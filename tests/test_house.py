@@ -14,7 +14,8 @@ PACKAGE = ROOT / "ndpp_dense"
 STOREYS = [
     {"integrations"},
     {"datasets", "pretrain", "robustness", "zoo", "backbones"},
-    {"convert", "convert_report", "convert_rules", "module_surgery", "fold", "calibrate", "statistics", "config_files"},
+    {"convert", "convert_report", "convert_rules", "module_surgery", "fold", "calibrate", "config_files"}
+    | {"statistics", "freeze", "evaluation_stats", "nonfinite", "rng"},
     {"layers"},
     {"ops"},
 ]

@@ -17,9 +17,9 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
-from ndpp_dense.integrations.detectron2.atomic_file import replacing
-from ndpp_dense.integrations.detectron2.nan_guard import nonfinite_parameters
-from ndpp_dense.integrations.detectron2.rng import get_rng_state, set_rng_state
+from ndpp_dense.integrations.atomic_file import replacing
+from ndpp_dense.nonfinite import nonfinite_parameters
+from ndpp_dense.rng import get_rng_state, set_rng_state
 
 __all__ = ["CheckpointReadError", "NDCheckpointer"]
 

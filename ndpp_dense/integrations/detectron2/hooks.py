@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
-import torch
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import BestCheckpointer, EvalHook
 from detectron2.utils.events import EventStorage
@@ -17,13 +16,9 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ndpp_dense import nd_layers, synchronize_stats, update_stats
-from ndpp_dense.integrations.detectron2.rng import isolated_rng
+from ndpp_dense.evaluation_stats import EvaluationStats
 
 __all__ = ["BestHook", "FinishedEvalHook", "ProgressBar", "StatsHook"]
-
-# Fixed, so that the batches from which statistics are estimated are the same in every run.
-STATS_SEED = 2022
 
 
 class FinishedEvalHook(EvalHook):
@@ -53,12 +48,9 @@ class BestHook(BestCheckpointer):
 class StatsHook(HookBase):
     """Give the ND++ layers good statistics whenever the model is evaluated or saved.
 
-    Where statistics follow single batches (``statistics="batch"``), their running averages lag behind the weights: they
-    are estimated anew from training batches of a loader with a fixed seed. Then they are made equal on all ranks. The
-    hook must stand before the hooks that evaluate and save.
-
-    Evaluating and saving must not change the training, so the run's own statistics come back before the next step.
-    Checkpoints hold both: ready-to-use statistics in the model, the run's own ones in this hook's state, for resuming.
+    The hook must stand before the hooks that evaluate and save. Evaluating and saving must not change the training, so
+    the run's own statistics come back before the next step. Checkpoints hold both: ready-to-use statistics in the
+    model, the run's own ones in this hook's state, for resuming.
 
     Args:
         model: the model without DistributedDataParallel.
@@ -70,52 +62,35 @@ class StatsHook(HookBase):
     def __init__(
         self, model: nn.Module, batches: Callable[[int], Iterator], periods: tuple[int, ...], num_batches: int
     ) -> None:
-        self._model = model
-        self._batches = batches
+        self._stats = EvaluationStats(model, batches, num_batches)
         self._periods = [period for period in periods if period > 0]
-        self._num_batches = num_batches
-        self._own: dict[str, torch.Tensor] = {}
 
     def after_step(self) -> None:
         """Prepare the statistics if this iteration is followed by an evaluation or a save."""
         done = self.trainer.iter + 1
         if done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
-            self._prepare()
+            self._lend()
 
     def before_step(self) -> None:
         """Put the run's own statistics back."""
-        self._load(self._own)
-        self._own = {}
+        self._stats.take_back()
 
     def after_train(self) -> None:
         """Prepare the statistics of a run that was resumed after its last iteration."""
-        if self.trainer.iter >= self.trainer.max_iter and not self._own:
-            self._prepare()
+        if self.trainer.iter >= self.trainer.max_iter:
+            self._lend()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's own statistics where the model holds others at the moment."""
-        return {"own": dict(self._own)}
+        return self._stats.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put the run's own statistics into the model."""
-        self._load(state["own"])
+        self._stats.load_state_dict(state)
 
-    def _prepare(self) -> None:
-        self._own = {name: buffer.clone() for name, buffer in self._buffers()}
-        if any(layer.config.statistics == "batch" for _, layer in nd_layers(self._model)):
-            # Detectron2's training forward draws random numbers and writes to the storage: both must leave no trace.
-            with isolated_rng(STATS_SEED, cuda=True), EventStorage(self.trainer.iter):
-                update_stats(self._model, self._batches(STATS_SEED), self._num_batches)
-        synchronize_stats(self._model)
-
-    def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for prefix, layer in nd_layers(self._model):
-            yield from layer.named_buffers(prefix)
-
-    def _load(self, saved: dict[str, torch.Tensor]) -> None:
-        if saved:
-            for name, buffer in self._buffers():
-                buffer.copy_(saved[name])
+    def _lend(self) -> None:
+        with EventStorage(self.trainer.iter):  # Detectron2's training forward writes to the storage: leave no trace
+            self._stats.lend()
 
 
 class ProgressBar(HookBase):

@@ -12,9 +12,9 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
 from ndpp_dense.convert import convert_to_ndpp
+from ndpp_dense.freeze import freeze_where_weights_are
 from ndpp_dense.integrations.detectron2.config import whitening_config, whitening_rules
-from ndpp_dense.layers import NDLayer, WhiteningConfig, nd_layers
-from ndpp_dense.statistics import freeze_stats
+from ndpp_dense.layers import WhiteningConfig
 
 logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
@@ -65,11 +65,3 @@ def to_ndpp(
     object.__setattr__(model, "ndpp_report", report)
     logger.info("ND++ conversion:\n%s", report)
     return model
-
-
-def freeze_where_weights_are(model: nn.Module) -> list[str]:
-    """Freezes the statistics of all ND++ layers whose weight does not train; returns their names."""
-    frozen: list[tuple[str, NDLayer]] = [(n, layer) for n, layer in nd_layers(model) if not layer.weight.requires_grad]
-    for _, layer in frozen:
-        freeze_stats(layer)
-    return [name for name, _ in frozen]

@@ -1,37 +1,22 @@
-"""The final evaluation results: a JSON file for programs and a plain table for people."""
+"""The final evaluation results as a plain table for people."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
-
-from ndpp_dense.integrations.detectron2.atomic_file import replacing
 
 _TASKS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints", "box_proposals": "proposals"}
 _PER_CATEGORY = "AP-"
 _FOOTNOTE = '"-": the data set holds no such objects.'
 
 
-def write_results(results: Mapping[str, Any], out_json: str | os.PathLike[str]) -> None:
-    """Writes evaluation results as JSON, whole or not at all.
-
-    Args:
-        results: what `DefaultTrainer.test` returns: `{"bbox": {"AP": ..., "AP50": ..., ...}, "segm": {...}}`, in
-            percent, or one such mapping per data set name.
-        out_json: file to write; its folder is created if absent.
-    """
-    with replacing(out_json) as path:
-        path.write_text(json.dumps(_plain(results), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def format_results(results: Mapping[str, Any]) -> str:
     """Lays evaluation results out as text.
 
     Args:
-        results: see `write_results`.
+        results: what `DefaultTrainer.test` returns: `{"bbox": {"AP": ..., "AP50": ..., ...}, "segm": {...}}`, in
+            percent, or one such mapping per data set name.
 
     Returns:
         For each data set a table of AP (0 to 100) with a row per task, then one with a row per category where
@@ -47,13 +32,6 @@ def format_results(results: Mapping[str, Any]) -> str:
     else:
         text = _format_one(results)
     return f"{text}\n{_FOOTNOTE}" if _has_gap(results) else text
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    number = float(value)
-    return number if math.isfinite(number) else None
 
 
 def _has_gap(value: Any) -> bool:

@@ -15,8 +15,8 @@ from detectron2.utils.logger import setup_logger
 
 from ndpp_dense.config_files import find_config
 from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
+from ndpp_dense.integrations.atomic_file import replacing
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
-from ndpp_dense.integrations.detectron2.atomic_file import replacing
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 
 __all__ = ["build_config", "prepare_run", "register_datasets"]

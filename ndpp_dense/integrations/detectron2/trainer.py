@@ -29,9 +29,10 @@ from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric,
 from ndpp_dense.integrations.detectron2.hooks import BestHook, FinishedEvalHook, ProgressBar, StatsHook
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
-from ndpp_dense.integrations.detectron2.nan_guard import divergence_message, first_nonfinite_layer
-from ndpp_dense.integrations.detectron2.rng import get_rng_state, set_rng_state
+from ndpp_dense.integrations.detectron2.nan_guard import divergence_message
 from ndpp_dense.integrations.detectron2.solver_config import AMP_DTYPES
+from ndpp_dense.nonfinite import first_nonfinite_layer
+from ndpp_dense.rng import get_rng_state, set_rng_state
 
 __all__ = ["NDTrainer"]
 

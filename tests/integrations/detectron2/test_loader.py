@@ -1,6 +1,5 @@
 """Batches must depend on seed and position only."""
 
-import random
 from itertools import islice
 
 import numpy as np
@@ -11,7 +10,7 @@ from detectron2.data.samplers import TrainingSampler
 
 from ndpp_dense.integrations.detectron2.loader import PositionedBatchSampler, SeededDataset, TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
-from ndpp_dense.integrations.detectron2.rng import get_rng_state, isolated_rng, set_rng_state
+from ndpp_dense.rng import get_rng_state
 
 pytestmark = pytest.mark.detectron2
 
@@ -122,19 +121,3 @@ def test_a_refused_sample_is_replaced_in_the_same_way_each_time(data):
     batches = take(source.batches(0), 2)
     assert {sample["image_id"] for batch in batches for sample in batch} == {2}
     assert same(batches, take(source.batches(0), 2))
-
-
-def test_isolated_rng_repeats_and_restores():
-    def draw():
-        return random.random(), np.random.rand(), torch.rand(()).item()
-
-    state = get_rng_state()
-    expected = draw()
-    set_rng_state(state)
-    with isolated_rng(1, 2):
-        inside = draw()
-    assert draw() == expected
-    with isolated_rng(1, 2):
-        assert draw() == inside
-    with isolated_rng(2, 1):
-        assert draw() != inside
