@@ -1,0 +1,11 @@
+"""ND++ in MMSegmentation: ``custom_imports = dict(imports=["ndpp_dense.integrations.mmseg"])`` registers everything."""
+
+from ndpp_dense.integrations.mmseg.compat import prepare_mmseg
+
+prepare_mmseg()  # what follows imports MMSegmentation, which needs it
+
+from ndpp_dense.integrations.mmseg.backbone import NDResNetV1c  # noqa: E402
+from ndpp_dense.integrations.mmseg.layers import NoNorm  # noqa: E402
+from ndpp_dense.integrations.mmseg.modeling import build_ndpp_model, to_ndpp  # noqa: E402
+
+__all__ = ["NDResNetV1c", "NoNorm", "build_ndpp_model", "prepare_mmseg", "to_ndpp"]

@@ -1,0 +1,82 @@
+"""The model type ``NDPPModel``: build as configured, then convert, before weights, optimizer and DDP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import torch
+from mmengine.logging import MMLogger, print_log
+from mmengine.registry import MODELS
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+
+from ndpp_dense.convert import convert_to_ndpp
+from ndpp_dense.convert_report import ConversionReport
+from ndpp_dense.freeze import freeze_where_weights_are
+from ndpp_dense.integrations.mmseg.config import read_options
+from ndpp_dense.layers import WhiteningConfig
+
+Model = TypeVar("Model", bound=nn.Module)
+BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verified
+
+
+@MODELS.register_module(name="NDPPModel")
+def build_ndpp_model(ndpp: Mapping[str, Any] | None = None, **model: Any) -> nn.Module:
+    """Builds a segmentor and converts it: ``model = dict(type="NDPPModel", ndpp=dict(preset="fast"), backbone=...)``.
+
+    Args:
+        ndpp: See :func:`ndpp_dense.integrations.mmseg.config.read_options`; ``architecture`` is what to build.
+        **model: What the architecture takes.
+
+    Returns:
+        The built model itself, converted; its ``ndpp_report`` says what was done.
+    """
+    options = read_options(ndpp)
+    built = MODELS.build({"type": options.architecture, **model})
+    return to_ndpp(built, options.config, options.rules, verify=options.verify)
+
+
+def to_ndpp(
+    model: Model,
+    config: WhiteningConfig | None = None,
+    rules: Mapping[Any, Any] | None = None,
+    verify: bool = True,
+) -> Model:
+    """Converts a model that MMSegmentation has built.
+
+    Statistics of layers whose weights are frozen (``frozen_stages``) are frozen too.
+
+    Args:
+        model: A segmentor, newly built.
+        config: How to whiten; ``WhiteningConfig.fast("cityscapes")`` if None.
+        rules: Exceptions, as :func:`ndpp_dense.convert_to_ndpp` takes them.
+        verify: Whether to prove on a blank image that every converted layer runs, auxiliary heads included.
+
+    Returns:
+        The same model, with the report as ``model.ndpp_report``.
+
+    Raises:
+        RuntimeError: A converted layer does not run.
+    """
+    report = convert_to_ndpp(model, config or WhiteningConfig.fast("cityscapes"), rules)
+    freeze_where_weights_are(model)
+    if verify:
+        _verify(report, model)
+    object.__setattr__(model, "ndpp_report", report)
+    # Only where a run has set its log up: building a model by hand should not write to the terminal.
+    if MMLogger.check_instance_created("mmengine") or MMLogger._instance_dict:
+        print_log(f"ND++ conversion:\n{report}", logger="current")
+    return model
+
+
+def _verify(report: ConversionReport, model: nn.Module) -> None:
+    """Runs the loss, since only it reaches auxiliary heads."""
+    parameter = next(model.parameters())
+    first = next(m for m in model.modules() if isinstance(m, nn.Conv2d))
+    blank = torch.zeros(1, first.in_channels, BLANK_SIZE, BLANK_SIZE, device=parameter.device)
+    labels = torch.zeros(1, BLANK_SIZE, BLANK_SIZE, dtype=torch.long, device=parameter.device)
+    sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
+    sample.set_metainfo({"img_shape": (BLANK_SIZE, BLANK_SIZE), "pad_shape": (BLANK_SIZE, BLANK_SIZE)})
+    report.verify(model, blank, [sample], mode="loss")
