@@ -99,7 +99,8 @@ class ConversionReport:
         training = {module: module.training for module in model.modules()}
         try:
             with torch.no_grad():
-                model.eval()(*inputs, **kwargs)
+                model.eval()
+                model(*inputs, **kwargs)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -134,3 +134,15 @@ def test_a_folded_layer_can_be_exported():
 def test_a_model_without_layers_is_refused():
     with pytest.raises(ValueError, match=r"the model has no ND\+\+ layer"):
         fold_ndpp(nn.Sequential(nn.Linear(3, 3)))
+
+
+def test_a_model_whose_train_returns_nothing_is_verified_and_folded():
+    class Backbone(nn.Sequential):  # as MMSegmentation's ResNet
+        def train(self, mode=True):
+            super().train(mode)
+
+    model = Backbone(nn.Conv2d(3, 4, 1))
+    x = torch.randn(2, 3, 4, 4)
+    convert_to_ndpp(model).verify(model, x)
+    model.eval()
+    assert torch.equal(fold_ndpp(model)(x), model(x))
