@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ndpp_dense.datasets.generated import default_root, folder_name, generate_once
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,10 +52,6 @@ class _Recipe:
     seed: int = 0
     categories: tuple[int, ...] = DEFAULT_CATEGORIES
 
-    def folder_name(self) -> str:
-        text = json.dumps({"version": _VERSION, **asdict(self)}, sort_keys=True)
-        return f"digits-v{_VERSION}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
-
 
 def ensure_digits(
     root: str | os.PathLike[str] | None = None,
@@ -93,7 +89,7 @@ def ensure_digits(
     _check(recipe)
     paths = _locate(recipe, root)
     if not paths.root.is_dir():
-        _generate_once(recipe, paths.root)
+        generate_once("digits", paths.root, lambda folder: _generate(recipe, folder))
     return paths
 
 
@@ -111,14 +107,8 @@ def locate_digits(root: str | os.PathLike[str] | None = None) -> DigitsPaths:
 
 def _locate(recipe: _Recipe, root: str | os.PathLike[str] | None) -> DigitsPaths:
     parent = Path(root).expanduser() if root is not None else default_root()
-    final = parent.absolute() / recipe.folder_name()
+    final = parent.absolute() / folder_name("digits", _VERSION, asdict(recipe))
     return DigitsPaths(final, final / "train.json", final / "train", final / "val.json", final / "val")
-
-
-def default_root() -> Path:
-    """Returns the folder that generated sets are kept under: `$NDPP_HOME/datasets`, else one in `~/.cache`."""
-    home = os.environ.get("NDPP_HOME")
-    return (Path(home).expanduser() if home else Path.home() / ".cache" / "ndpp_dense") / "datasets"
 
 
 def _check(recipe: _Recipe) -> None:
@@ -132,37 +122,6 @@ def _check(recipe: _Recipe) -> None:
         faults.append(f"categories={digits!r} (need distinct digits in 0..9, at least one)")
     if faults:
         raise ValueError("digits data set: invalid " + "; ".join(faults) + ". Change these arguments.")
-
-
-def _generate_once(recipe: _Recipe, final: Path) -> None:
-    """Generates into a temporary folder and renames it, so that a folder of the final name is always complete."""
-    from filelock import FileLock
-
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.with_name(final.name + ".lock")):
-            if final.is_dir():
-                return
-            with tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}-") as scratch:
-                # The inner folder is made with the user's umask; the outer one is private to this user.
-                made = Path(scratch) / "set"
-                made.mkdir()
-                _generate(recipe, made)
-                _move(made, final)
-    except PermissionError as error:
-        raise PermissionError(
-            f"digits data set: cannot write to {final.parent} ({error}). "
-            "Set the environment variable NDPP_HOME to a folder you can write to, or pass root=."
-        ) from error
-
-
-def _move(made: Path, final: Path) -> None:
-    try:
-        made.rename(final)
-    except OSError:
-        # Some network file systems ignore locks: another process may have finished first, with the same bytes.
-        if not final.is_dir():
-            raise
 
 
 def _generate(recipe: _Recipe, folder: Path) -> None:

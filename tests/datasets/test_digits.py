@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -127,19 +128,14 @@ def test_digits_differ_from_their_surroundings():
         assert any(np.abs(pixels[m].mean(0) - ground).max() > 20 for m in scene.masks)
 
 
-def _race(root: str, queue: multiprocessing.Queue) -> None:
-    queue.put(str(ensure_digits(root, num_train=3, num_val=1, size=64).root))
-
-
 def test_processes_that_ask_at_once_get_one_complete_set(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_race, args=(str(tmp_path), queue), daemon=True) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    roots = {queue.get(timeout=60) for _ in workers}
-    for worker in workers:
-        worker.join()
+    code = "import sys; from ndpp_dense.datasets.digits import ensure_digits as f; "
+    code += "print(f(sys.argv[1], num_train=3, num_val=1, size=64).root)"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    workers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(2)
+    ]
+    roots = {worker.communicate(timeout=60)[0].strip() for worker in workers}
     assert len(roots) == 1
     assert len(list(Path(roots.pop()).glob("train/*.png"))) == 3
     assert [p for p in tmp_path.iterdir() if p.is_dir() and p.name.startswith(".")] == []
@@ -151,7 +147,7 @@ def test_losing_the_rename_race_keeps_the_winner(tmp_path, monkeypatch):
 
     def generate_while_another_finishes(recipe, folder):
         generate(recipe, folder)
-        final = tmp_path / recipe.folder_name()
+        final = digits._locate(recipe, tmp_path).root
         final.mkdir()
         (final / "train.json").write_text("the winner's")
 
@@ -169,13 +165,6 @@ def test_failure_leaves_no_half_made_set(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="on fire"):
         ensure_digits(tmp_path, **SMALL)
     assert [p for p in tmp_path.iterdir() if p.is_dir()] == []
-
-
-def test_default_root_follows_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("NDPP_HOME", str(tmp_path))
-    assert digits.default_root() == tmp_path / "datasets"
-    monkeypatch.delenv("NDPP_HOME")
-    assert digits.default_root() == Path.home() / ".cache" / "ndpp_dense" / "datasets"
 
 
 def test_folder_is_readable_for_others(made):
