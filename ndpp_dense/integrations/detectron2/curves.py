@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ndpp_dense.integrations.atomic_file import replacing
+from ndpp_dense.integrations.plots import draw_losses, draw_rate, save_figure, say, two_by_two
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,7 +30,6 @@ _LOSS_NAMES = {
     "loss_rpn_cls": "proposal objectness",
     "loss_rpn_loc": "proposal position",
 }
-_SMOOTHED_SHARE = 0.05  # of all points, on each side of a point
 
 
 def read_metrics(metrics_json: str | os.PathLike[str]) -> dict[int, dict[str, float]]:
@@ -84,29 +83,15 @@ def save_curves(metrics_json: str | os.PathLike[str], out_png: str | os.PathLike
         FileNotFoundError: there are no metrics.
         ValueError: the file holds no metrics.
     """
-    # matplotlib's object interface: pyplot keeps global state, and picks a backend by what it finds.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-    from matplotlib.ticker import MaxNLocator
-
     records = read_metrics(metrics_json)
-    figure = Figure(figsize=(11, 7), dpi=150, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
-    FigureCanvasAgg(figure)
-    (total, parts), (precision, rate) = figure.subplots(2, 2, sharex=True)
-    _draw_losses(total, records, ["total_loss"], "Total loss")
+    figure, axes = two_by_two()
+    (total, parts), (precision, rate) = axes
+    draw_losses(total, {"total": _series(records, "total_loss")}, "Total loss")
     names = sorted({name for values in records.values() for name in values if _is_component(name)})
-    _draw_losses(parts, records, names, "Loss components")
+    draw_losses(parts, {_label(name): _series(records, name) for name in names}, "Loss components")
     _draw_precision(precision, records)
-    _draw_rate(rate, records)
-    for axes in (total, parts, precision, rate):
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in (precision, rate):
-        axes.set_xlabel("iteration")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    with replacing(out_png) as path:
-        figure.savefig(path)
+    draw_rate(rate, _series(records, "lr"))
+    save_figure(figure, out_png)
 
 
 def _parse(line: str) -> dict[str, float] | None:
@@ -129,39 +114,6 @@ def _series(records: dict[int, dict[str, float]], name: str) -> tuple[np.ndarray
     return array[:, 0], array[:, 1]
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Mean over a centred window that shrinks towards both ends, so that the ends are not pulled inwards."""
-    reach = int(len(values) * _SMOOTHED_SHARE)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    index = np.arange(len(values))
-    side = np.minimum(np.minimum(index, len(values) - 1 - index), reach)
-    return (sums[index + side + 1] - sums[index - side]) / (2 * side + 1)
-
-
-def _draw_losses(axes: Axes, records: dict[int, dict[str, float]], names: list[str], title: str) -> None:
-    axes.set_title(title, loc="left", fontweight="bold")
-    drawn = 0
-    for index, name in enumerate(names):
-        iterations, values = _series(records, name)
-        if not len(values):
-            continue
-        colour = f"C{index % 10}"
-        axes.plot(iterations, values, color=colour, alpha=0.25, linewidth=1)
-        axes.plot(iterations, _smooth(values), color=colour, linewidth=1.8, marker=_marker(values), label=_label(name))
-        drawn += 1
-    if not drawn:
-        _say(axes, "not recorded")
-        return
-    axes.set_ylim(bottom=0)
-    if len(names) > 1:
-        axes.legend(frameon=False, fontsize=9)
-
-
-def _marker(values: np.ndarray) -> str | None:
-    """A dot where there is too little for a line to be seen."""
-    return "o" if len(values) < 3 else None
-
-
 def _label(name: str) -> str:
     return _LOSS_NAMES.get(name.rsplit("/", 1)[-1], name)
 
@@ -178,21 +130,7 @@ def _draw_precision(axes: Axes, records: dict[int, dict[str, float]]) -> None:
             axes.plot(iterations, values, style, color=colour, marker="os^Dv"[index % 5], markersize=4, label=text)
             best.append(float(values.max()))
     if not best:
-        _say(axes, "no evaluation yet")
+        say(axes, "no evaluation yet")
         return
     axes.set_ylim(0, max(5.0, 1.1 * max(best)))
     axes.legend(frameon=False, fontsize=9, title="last value", title_fontsize=9, alignment="left")
-
-
-def _draw_rate(axes: Axes, records: dict[int, dict[str, float]]) -> None:
-    axes.set_title("Learning rate", loc="left", fontweight="bold")
-    iterations, values = _series(records, "lr")
-    if not len(values):
-        _say(axes, "not recorded")
-        return
-    axes.plot(iterations, values, color="tab:green", linewidth=1.8, marker=_marker(values))
-    axes.set_ylim(bottom=0)
-
-
-def _say(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color="grey")
