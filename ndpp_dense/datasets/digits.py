@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ndpp_dense.datasets.digits_scene import Glyph, Scene
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 1  # raise with every change that alters a pixel or an annotation
-_MIN_SIZE = 64  # below it the smallest digits are under 8 pixels
+_VERSION = 2  # raise with every change that alters a pixel or an annotation
+_MIN_SIZE = 64  # below it the smallest digits are under 13 pixels
 DEFAULT_CATEGORIES = (0, 1, 2, 3, 4)
 
 
@@ -74,7 +74,7 @@ def ensure_digits(
         root: folder to keep the set under; default `$NDPP_HOME/datasets`, else `~/.cache/ndpp_dense/datasets`.
         num_train: training images, >= 1.
         num_val: validation images, >= 1.
-        size: height and width of an image in pixels, >= 64; digits are 1/8 to 2/5 of it high.
+        size: height and width of an image in pixels, >= 64; digits are 1/5 to 1/2 of it high.
         seed: >= 0; the same arguments give the same images and annotations.
         categories: digits to use, distinct, each in 0..9; digit d gets category id d + 1 and name "d".
 

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 MAX_INSTANCES = 6
-_MIN_HEIGHT, _MAX_HEIGHT = 0.125, 0.4  # of the image size: 20 to 64 pixels at 160
+_MIN_HEIGHT, _MAX_HEIGHT = 0.2, 0.5  # of the image size: 32 to 80 pixels at 160
 _MAX_ANGLE, _MAX_SHEAR = 0.26, 0.2  # radians (15 degrees), horizontal shift per unit of height
 _INK_LEVEL = 0.4  # where the upscaled ink (0..1) counts as digit
-_MIN_VISIBLE = 0.6  # of a digit's own area that must stay in sight
-_MIN_CONTRAST = 0.25  # distance of the digit's mean colour from what it covers
+_MIN_VISIBLE = 0.7  # of a digit's own area that must stay in sight
+_MIN_CONTRAST = 0.3  # distance of the digit's mean colour from what it covers
 _PLACEMENT_TRIES = 20
 
 

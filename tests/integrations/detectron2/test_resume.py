@@ -9,7 +9,8 @@ import pytest
 from ndpp_dense.integrations.detectron2.results import format_results
 
 pytestmark = pytest.mark.detectron2
-LENGTH = ("SOLVER.MAX_ITER", 12, "SOLVER.CHECKPOINT_PERIOD", 3)
+NDPP = ("MODEL.META_ARCHITECTURE", "NDPPModel", "MODEL.NDPP.VERIFY", False)
+LENGTH = (*NDPP, "SOLVER.MAX_ITER", 12, "SOLVER.CHECKPOINT_PERIOD", 3)
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +19,7 @@ def folders(tmp_path_factory):
 
 
 def wait(process):
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     return output
 
@@ -50,7 +51,7 @@ def test_a_killed_run_resumes_to_the_same_bits(train_net, folders, differences, 
 
 
 def test_batch_statistics_accumulation_and_evaluation_resume_exactly(build_tiny, run_tiny, differences, tmp_path):
-    words = ("MODEL.META_ARCHITECTURE", "NDPPModel", "MODEL.NDPP.STATISTICS", "batch", "MODEL.NDPP.VERIFY", False)
+    words = (*NDPP, "MODEL.NDPP.STATISTICS", "batch")
     words = (*words, "SOLVER.ACCUMULATION_STEPS", 2, "TEST.EVAL_PERIOD", 2, "SOLVER.CHECKPOINT_PERIOD", 2)
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     run_tiny(*words, "SOLVER.MAX_ITER", 4, "OUTPUT_DIR", whole)
@@ -63,7 +64,7 @@ def test_batch_statistics_accumulation_and_evaluation_resume_exactly(build_tiny,
 
 
 def test_evaluating_and_saving_leave_no_trace_in_training(run_tiny, flat_checkpoint, tmp_path):
-    words = ("MODEL.META_ARCHITECTURE", "NDPPModel", "MODEL.NDPP.STATISTICS", "batch", "MODEL.NDPP.VERIFY", False)
+    words = (*NDPP, "MODEL.NDPP.STATISTICS", "batch")
     quiet, busy = tmp_path / "quiet", tmp_path / "busy"
     run_tiny(*words, "SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 100, "OUTPUT_DIR", quiet)
     run_tiny(*words, "SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 1, "TEST.EVAL_PERIOD", 1, "OUTPUT_DIR", busy)
