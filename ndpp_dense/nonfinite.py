@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.statistics import hold_stats
 
-__all__ = ["NonFiniteLayer", "first_nonfinite_layer", "nonfinite_parameters"]
+__all__ = ["NonFiniteLayer", "divergence_message", "first_nonfinite_layer", "nonfinite_parameters"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,29 @@ def first_nonfinite_layer(
 def nonfinite_parameters(model: nn.Module) -> list[str]:
     """Return the names of the parameters that hold NaN or infinity."""
     return _bad_names(model.named_parameters())
+
+
+def divergence_message(
+    iteration: int, cause: str, layer: NonFiniteLayer | None, good_checkpoint: str | None, advice: str
+) -> str:
+    """Tell the user what happened, where, what is saved and what to try.
+
+    Args:
+        iteration: the iteration that failed, from 0.
+        cause: what was seen, such as the values of the losses.
+        layer: result of :func:`first_nonfinite_layer`.
+        good_checkpoint: last checkpoint written before, if any.
+        advice: what to try, in the words of the framework.
+    """
+    where = (
+        f"The first layer with a non-finite output is {layer}."
+        if layer
+        else "Repeating the step gave finite layer outputs: the loss itself overflowed, or a rare random choice did."
+    )
+    saved = "There is no checkpoint yet."
+    if good_checkpoint:
+        saved = f"The last good checkpoint is {good_checkpoint}; nothing was saved over it."
+    return f"training diverged at iteration {iteration}: {cause.rstrip('.')}. {where} {saved} {advice}"
 
 
 def _describe(name: str, module: nn.Module, inputs: Any) -> NonFiniteLayer:

@@ -5,7 +5,25 @@ from ndpp_dense.integrations.mmseg.compat import prepare_mmseg
 prepare_mmseg()  # what follows imports MMSegmentation, which needs it
 
 from ndpp_dense.integrations.mmseg.backbone import NDResNetV1c  # noqa: E402
+from ndpp_dense.integrations.mmseg.data import CamVidDataset, CheckLabels, ClassIoUMetric, StreetsDataset  # noqa: E402
+from ndpp_dense.integrations.mmseg.hooks import NDPPResumeHook, NDPPStatsHook  # noqa: E402
 from ndpp_dense.integrations.mmseg.layers import NoNorm  # noqa: E402
 from ndpp_dense.integrations.mmseg.modeling import build_ndpp_model, to_ndpp  # noqa: E402
+from ndpp_dense.integrations.mmseg.nan_guard import NDPPNaNGuardHook  # noqa: E402
+from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
 
-__all__ = ["NDResNetV1c", "NoNorm", "build_ndpp_model", "prepare_mmseg", "to_ndpp"]
+__all__ = [
+    "CamVidDataset",
+    "CheckLabels",
+    "ClassIoUMetric",
+    "NDPPNaNGuardHook",
+    "NDPPReportHook",
+    "NDPPResumeHook",
+    "NDPPStatsHook",
+    "NDResNetV1c",
+    "NoNorm",
+    "StreetsDataset",
+    "build_ndpp_model",
+    "prepare_mmseg",
+    "to_ndpp",
+]

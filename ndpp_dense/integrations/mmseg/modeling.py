@@ -65,8 +65,7 @@ def to_ndpp(
     if verify:
         _verify(report, model)
     object.__setattr__(model, "ndpp_report", report)
-    # Only where a run has set its log up: building a model by hand should not write to the terminal.
-    if MMLogger.check_instance_created("mmengine") or MMLogger._instance_dict:
+    if MMLogger.get_current_instance().instance_name != "mmengine":  # in a run, not where a model is built by hand
         print_log(f"ND++ conversion:\n{report}", logger="current")
     return model
 

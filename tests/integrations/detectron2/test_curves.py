@@ -78,7 +78,7 @@ def test_smoothed_line_stays_within_the_raw_one_and_keeps_its_ends(tmp_path, mon
     rng = np.random.default_rng(0)
     raw = rng.normal(2.0, 0.3, 200)
     lines = [_line(i, total_loss=value) for i, value in enumerate(raw)]
-    smooth = _lines_drawn(monkeypatch, _write(tmp_path, *lines))["Total loss"]["total_loss"][:, 1]
+    smooth = _lines_drawn(monkeypatch, _write(tmp_path, *lines))["Total loss"]["total"][:, 1]
     assert smooth[0] == pytest.approx(raw[0])
     assert smooth[-1] == pytest.approx(raw[-1])
     assert smooth[100] == pytest.approx(raw[90:111].mean())

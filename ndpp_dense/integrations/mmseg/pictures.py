@@ -1,0 +1,86 @@
+"""A sheet of predictions: image, truth and prediction of some validation images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ndpp_dense.integrations.atomic_file import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SHARE = 0.6  # of the class colour in a pixel
+_COLUMN = 3.2  # width of a picture in inches
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        truth: (H, W) class numbers; others than the classes are left uncoloured.
+        predicted: Likewise.
+    """
+
+    image: np.ndarray
+    truth: np.ndarray
+    predicted: np.ndarray
+
+
+def save_predictions(
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    palette: Sequence[Sequence[int]],
+    out_png: str | os.PathLike[str],
+) -> None:
+    """Draws a column an image: image, truth, prediction, and a legend below.
+
+    Args:
+        predictions: at least one.
+        classes: names by class number.
+        palette: RGB colours by class number, 0 to 255.
+        out_png: picture to write; its folder is created if absent.
+
+    Raises:
+        ValueError: there is no prediction.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    if not predictions:
+        raise ValueError("save_predictions got no prediction: evaluate at least one image first.")
+    height, width = predictions[0].image.shape[:2]
+    row = _COLUMN * height / width + 0.25
+    figure = Figure(figsize=(_COLUMN * len(predictions), 3 * row + 0.6), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = figure.subplots(3, len(predictions), squeeze=False)
+    for column, prediction in enumerate(predictions):
+        pictures = (prediction.truth, prediction.predicted)
+        rows[0, column].imshow(prediction.image)
+        for axes, labels in zip(rows[1:, column], pictures, strict=True):
+            axes.imshow(_coloured(prediction.image, labels, palette))
+        for axes, name in zip(rows[:, column], ("image", "ground truth", "prediction"), strict=True):
+            _bare(axes, name if column == 0 else "")
+    patches = [Patch(color=np.divide(rgb, 255), label=name) for name, rgb in zip(classes, palette, strict=True)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 10), frameon=False, fontsize=8)
+    with replacing(out_png) as path:
+        figure.savefig(path)
+
+
+def _coloured(image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
+    colours = np.asarray(palette, float)
+    known = labels < len(colours)
+    shade = colours[np.where(known, labels, 0)] * _SHARE + image * (1 - _SHARE)
+    return np.where(known[..., None], shade, image).astype(np.uint8)
+
+
+def _bare(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=9)
+    axes.set_axis_off()

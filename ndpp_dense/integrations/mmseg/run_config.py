@@ -1,0 +1,174 @@
+"""From a config name and command-line choices to a complete, checked configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import infer_launcher
+from mmengine.runner import find_latest_checkpoint
+
+from ndpp_dense.config_files import find_config
+from ndpp_dense.integrations.mmseg.config import read_options
+
+__all__ = ["build_config", "prepare_processes"]
+_LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+_REMOTE = ("://",)
+
+
+def build_config(
+    name: str,
+    *,
+    work_dir: str | None = None,
+    dataset: str | None = None,
+    resume: bool = False,
+    amp: bool = False,
+    launcher: str = "none",
+    options: Mapping[str, Any] | None = None,
+) -> Config:
+    """Builds the configuration of a run.
+
+    Args:
+        name: path of a config, or the bare name of one that comes with the package.
+        work_dir: folder of the run; None takes the config's, or ``output/<config name>`` where it sets none.
+        dataset: folder of the config's data set, in place of every ``data_root``.
+        resume: continue the newest checkpoint of ``work_dir``.
+        amp: mixed precision in bfloat16.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        options: dotted keys and values, applied last.
+
+    Raises:
+        FileNotFoundError: config, data or pretrained weights are missing; says what to do.
+        KeyError: an option names a key that does not exist; names the nearest.
+        ValueError: a setting is invalid.
+    """
+    path = find_config(name)
+    config = Config.fromfile(str(path))
+    if dataset is not None:
+        for loader in filter(None, map(config.get, _LOADERS)):
+            loader.dataset.data_root = dataset
+    _check_options(config, options or {})
+    config.merge_from_dict(dict(options or {}))
+    config.launcher, config.resume = launcher, resume
+    config.work_dir = work_dir or config.get("work_dir") or str(Path("output") / path.stem)
+    if amp:
+        _use_amp(config)
+    if config.model.type == "NDPPModel":
+        read_options(config.model.get("ndpp"))
+    _check_data(config)
+    _check_weights(config)
+    return config
+
+
+def prepare_processes(config: Config) -> None:
+    """Starts the process group of a run on CPUs, through gloo; MMEngine starts those on GPUs itself.
+
+    Raises:
+        ValueError: No launcher's variables are set.
+    """
+    if config.launcher == "none" or torch.cuda.is_available() or dist.is_initialized():
+        return
+    if config.launcher == "pytorch" and infer_launcher() != "pytorch":
+        raise ValueError(
+            "--launcher pytorch: start the processes with torchrun --nproc-per-node N tools/train_seg.py ..."
+        )
+    if config.launcher != "pytorch":
+        raise ValueError(f"--launcher {config.launcher} needs GPUs; on CPUs use torchrun and --launcher pytorch.")
+    dist.init_process_group("gloo")
+
+
+def evaluated_checkpoint(config: Config) -> str:
+    """The checkpoint to evaluate: ``load_from``, or with ``resume`` the newest in ``work_dir``.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    found = find_latest_checkpoint(config.work_dir) if config.resume and os.path.isdir(config.work_dir) else None
+    found = found or config.get("load_from")
+    if not found:
+        raise FileNotFoundError(
+            f"Nothing to evaluate: give --cfg-options load_from=FILE, or --resume for the newest checkpoint in "
+            f"{config.work_dir}{'' if config.resume else ' (--resume is not given)'}."
+        )
+    return str(found)
+
+
+def _check_options(config: Config, options: Mapping[str, Any]) -> None:
+    for key in options:
+        node: Any = config
+        parts = key.split(".")
+        for depth, part in enumerate(parts):
+            if isinstance(node, list | tuple) and part.isdigit():
+                node = node[int(part)] if int(part) < len(node) else None
+                continue
+            if not isinstance(node, Mapping | Config):
+                break  # replaces a value as a whole
+            names = list(node.keys())
+            if part in names:
+                node = node[part]
+                continue
+            near = get_close_matches(part, names, n=1, cutoff=0.75)
+            if depth < len(parts) - 1 or near:
+                hint = f" Did you mean {'.'.join([*parts[:depth], *near, *parts[depth + 1 :]])!r}?" if near else ""
+                raise KeyError(f"--cfg-options: no key {key!r}.{hint} Keys there: {', '.join(sorted(names))}.")
+            break
+
+
+def _use_amp(config: Config) -> None:
+    if not torch.cuda.is_available():
+        raise ValueError("--amp needs a GPU: MMEngine has no mixed precision on CPUs.")
+    if config.optim_wrapper.type not in ("OptimWrapper", "AmpOptimWrapper"):
+        raise ValueError(f"--amp replaces an OptimWrapper, but optim_wrapper.type is {config.optim_wrapper.type!r}.")
+    # bfloat16 has float32's range and needs no loss scaling.
+    config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=1.0)
+
+
+def _check_data(config: Config) -> None:
+    for loader in filter(None, map(config.get, _LOADERS)):
+        dataset = loader.dataset
+        root = dataset.get("data_root")
+        if root is None or any(mark in str(root) for mark in _REMOTE):
+            continue
+        for name, prefix in dataset.get("data_prefix", {}).items():
+            folder = Path(root) / prefix
+            if not folder.is_dir():
+                raise FileNotFoundError(_missing(dataset, root, name, folder))
+            suffix = dataset.get("img_suffix", "_leftImg8bit.png")
+            if name == "img_path" and "Cityscapes" in dataset.type and next(folder.rglob(f"*{suffix}"), None) is None:
+                raise FileNotFoundError(f"{folder} holds no image that ends in {suffix}. {_ADVICE}")
+
+
+_ADVICE = (
+    "Give the folder with --dataset FOLDER. Cityscapes comes from cityscapes-dataset.com (leftImg8bit and gtFine; its "
+    "scripts make the files that end in _gtFine_labelTrainIds.png). Without any data: --config deeplabv3_ndpp_demo."
+)
+
+
+def _missing(dataset: ConfigDict, root: str, name: str, folder: Path) -> str:
+    what = f"{dataset.type}: there is no folder {folder} (data_root {root!r}, data_prefix.{name})."
+    return f"{what} {_ADVICE}"
+
+
+def _check_weights(config: Config) -> None:
+    for where, init in _init_configs(config.model, "model"):
+        file = init.get("checkpoint", "")
+        if init.get("type") == "Pretrained" and "://" not in file and not Path(file).expanduser().is_file():
+            raise FileNotFoundError(
+                f"The pretrained weights {file!r} of {where} are missing. Give yours with "
+                f"--cfg-options {where}.init_cfg.checkpoint=FILE, or train from scratch (configs that end in _scratch)."
+            )
+
+
+def _init_configs(node: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        found = node.get("init_cfg")
+        if isinstance(found, Mapping):
+            yield name, found
+        for key, value in node.items():
+            yield from _init_configs(value, f"{name}.{key}")

@@ -1,0 +1,81 @@
+#!/usr/bin/env python
+"""Train and evaluate an MMSegmentation model with ND++ layers.
+
+Examples::
+
+    python tools/train_seg.py --config deeplabv3_ndpp_demo
+    python tools/train_seg.py --config deeplabv3_r18_ndpp_camvid --dataset data/camvid --resume
+    torchrun --nproc-per-node 8 tools/train_seg.py --config deeplabv3_r50_ndpp_scratch --launcher pytorch --amp
+    python tools/train_seg.py --config CONFIG --cfg-options optim_wrapper.optimizer.lr=0.05 model.ndpp.preset=paper
+"""
+
+import argparse
+import os
+import warnings
+
+from readable_errors import readable_errors
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    from mmengine.config import DictAction
+
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = result.add_argument
+    add("--config", required=True, metavar="NAME", help="path or bare name of a config")
+    add("--work-dir", metavar="FOLDER", help="default: the config's, or output/<config name>")
+    add("--dataset", metavar="FOLDER", help="folder of the config's data set (its data_root)")
+    add("--resume", action="store_true", help="continue the newest checkpoint of the work dir")
+    add("--eval-only", action="store_true", help="only evaluate load_from (with --resume: the newest checkpoint)")
+    add("--amp", action="store_true", help="mixed precision (bfloat16), on GPUs")
+    add("--launcher", choices=("none", "pytorch", "slurm", "mpi"), default="none", help="who starts the processes")
+    add("--cfg-options", nargs="+", action=DictAction, default={}, metavar="KEY=VALUE", help="configuration overrides")
+    add("--traceback", action="store_true", help="show where in the program an error arose")
+    add("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)  # torch.distributed.launch
+    return result
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train or evaluate."""
+    from mmengine.runner import Runner
+
+    import ndpp_dense.integrations.mmseg  # noqa: F401  (registers the types that configs name)
+    from ndpp_dense.integrations.mmseg.run_config import build_config, evaluated_checkpoint, prepare_processes
+
+    config = build_config(
+        args.config,
+        work_dir=args.work_dir,
+        dataset=args.dataset,
+        resume=args.resume,
+        amp=args.amp,
+        launcher=args.launcher,
+        options=args.cfg_options,
+    )
+    if args.eval_only:
+        config.load_from, config.resume = evaluated_checkpoint(config), False
+    prepare_processes(config)
+    runner = Runner.from_cfg(config)
+    if args.eval_only:
+        runner.test()
+    else:
+        runner.train()
+    if runner.rank == 0:
+        print(
+            f"results.json, predictions.png{'' if args.eval_only else ', curves.png'} in {config.work_dir}", flush=True
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and run."""
+    # MMEngine, MMCV and MMSegmentation were written for older releases: harmless, and nothing a user can change.
+    for package in ("mmengine", "mmcv", "mmseg"):
+        warnings.filterwarnings("ignore", module=f"{package}.*")
+    warnings.filterwarnings("ignore", message="torch.utils.checkpoint: the use_reentrant")
+    args = parser().parse_args(argv)
+    os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
+    with readable_errors(args.traceback):
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
