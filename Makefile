@@ -10,7 +10,7 @@ INSTALLER := tools/install_detectron2.py tools/detectron2_port.py tools/pure_whe
 PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all lint bench clean
+.PHONY: help env demo demo-seg test test-all lint bench clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ $(DETECTRON): $(PACKAGES) $(INSTALLER)
 
 demo: env  ## train the small Mask R-CNN with ND++ on generated data
 	$(BIN)/python tools/train_net.py --config mask_rcnn_ndpp_demo.yaml
+
+demo-seg: env  ## train the small DeepLabv3 with ND++ on generated streets
+	$(BIN)/python tools/train_seg.py --config deeplabv3_ndpp_demo
 
 test: env  ## run the default tests
 	$(BIN)/python -m pytest

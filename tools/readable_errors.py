@@ -9,6 +9,11 @@ from collections.abc import Iterator
 USER_ERRORS = (FileNotFoundError, ConnectionError, ValueError, KeyError, FloatingPointError, OSError, ImportError)
 
 
+def shows_tracebacks(asked: bool) -> bool:
+    """Return whether the flag or the environment variable NDPP_DEBUG=1 asks for tracebacks."""
+    return asked or os.environ.get("NDPP_DEBUG") == "1"
+
+
 @contextlib.contextmanager
 def readable_errors(traceback: bool) -> Iterator[None]:
     """End with a message and exit code 2, instead of a traceback, where the user can put things right.
@@ -16,7 +21,7 @@ def readable_errors(traceback: bool) -> Iterator[None]:
     Args:
         traceback: let the traceback through after all, as the environment variable NDPP_DEBUG=1 does.
     """
-    if traceback or os.environ.get("NDPP_DEBUG") == "1":
+    if shows_tracebacks(traceback):
         yield
         return
     try:

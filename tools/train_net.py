@@ -10,15 +10,11 @@ Examples::
 """
 
 import argparse
-import contextlib
 import logging
-import os
-import sys
 import warnings
-from collections.abc import Iterator
 
-# What a wrong config, data set, checkpoint or machine raises; anything else is a fault of the program.
-USER_ERRORS = (FileNotFoundError, ConnectionError, ValueError, KeyError, FloatingPointError, OSError)
+from readable_errors import readable_errors, shows_tracebacks
+
 # Detectron2's own, and harmless. Set here, so that spawned processes have them before they import it.
 for _message in ("`torch.jit.script` is deprecated", "torch.meshgrid", "The given NumPy array is not writable"):
     warnings.filterwarnings("ignore", message=_message)
@@ -46,7 +42,10 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Run one process of the training or evaluation."""
-    with _readable_errors(args.traceback):
+    # Detectron2 logs a traceback itself before the error arrives here.
+    if not shows_tracebacks(args.traceback):
+        logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
+    with readable_errors(args.traceback):
         from ndpp_dense.integrations.detectron2.run_config import build_config, prepare_run
 
         cfg, remarks = build_config(
@@ -103,27 +102,10 @@ def _say(*lines: str) -> None:
             print(line, flush=True)
 
 
-@contextlib.contextmanager
-def _readable_errors(traceback: bool) -> Iterator[None]:
-    """End with a message and exit code 2, instead of a traceback, where the user can put things right."""
-    if traceback or os.environ.get("NDPP_DEBUG") == "1":
-        yield
-        return
-    # Detectron2 logs a traceback itself before the error arrives here.
-    logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
-    try:
-        yield
-    except USER_ERRORS as error:
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        rank = f" in process {os.environ['RANK']}" if "RANK" in os.environ else ""
-        print(f"error{rank}: {message}\n(--traceback shows where it arose)", file=sys.stderr, flush=True)
-        raise SystemExit(2) from None
-
-
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and launch."""
     args = parser().parse_args(argv)
-    with _readable_errors(args.traceback):
+    with readable_errors(args.traceback):
         import torch
 
         from ndpp_dense.integrations.detectron2.launch import LaunchOptions, launch

@@ -21,7 +21,7 @@ class _Recipe:
 
     num_train: int = 240
     num_val: int = 40
-    height: int = 96
+    height: int = 128
     seed: int = 0
 
 

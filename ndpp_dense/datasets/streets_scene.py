@@ -54,7 +54,7 @@ def draw_street(height: int, rng: Generator) -> Street:
     _draw_ground(pen, horizon, vanish, rng)
     for side in (-1, 1):
         _draw_row(pen, horizon, vanish, side, rng)
-    depths = np.sort(rng.uniform(0.25, 0.95, int(rng.integers(4, 9))))  # far ones first: near ones cover them
+    depths = np.sort(rng.uniform(0.3, 0.95, int(rng.integers(5, 10))))  # far ones first: near ones cover them
     for depth in depths:
         _draw_object(pen, horizon, vanish, float(depth), rng)
     pen.rectangle((0, height * (1 - _HOOD), 2 * height, height), None, _vary((40, 40, 48), rng))
@@ -127,7 +127,7 @@ def _draw_object(pen: _Pen, horizon: float, vanish: float, depth: float, rng: Ge
     """A car on the road, or a person or sign beside it; `depth` is 0 at the horizon, 1 at the bottom of the image."""
     kind = rng.choice(["car", "person", "traffic sign"], p=[0.4, 0.35, 0.25])
     foot = horizon + (pen.height - horizon) * (0.1 + 0.85 * depth)
-    scale = pen.height * 0.42 * (0.15 + 0.85 * depth)
+    scale = pen.height * 0.5 * (0.25 + 0.75 * depth)
     side = rng.choice([-1, 1])
     if kind == "car":
         x = vanish + side * rng.uniform(0.1, 0.6) * pen.width * 0.35 * depth
@@ -137,11 +137,11 @@ def _draw_object(pen: _Pen, horizon: float, vanish: float, depth: float, rng: Ge
     if kind == "person":
         _draw_person(pen, x, foot, scale * rng.uniform(0.75, 0.95), rng)
     else:
-        size = scale * rng.uniform(0.3, 0.4)
+        size = scale * rng.uniform(0.4, 0.5)
         pole = max(1.0, scale * 0.03)
-        pen.rectangle((x - pole, foot - scale * 1.2, x + pole, foot), None, (130, 130, 135))
+        pen.rectangle((x - pole, foot - scale * 1.0, x + pole, foot), None, (130, 130, 135))
         shape = pen.ellipse if rng.random() < 0.5 else pen.rectangle
-        shape((x - size / 2, foot - scale * 1.3 - size / 2, x + size / 2, foot - scale * 1.3 + size / 2),
+        shape((x - size / 2, foot - scale * 1.1 - size / 2, x + size / 2, foot - scale * 1.1 + size / 2),
               "traffic sign", _vary((205, 40, 40) if rng.random() < 0.5 else (40, 70, 200), rng))  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def draw_losses(axes: Axes, series: Mapping[str, Series], title: str) -> None:
         return
     axes.set_ylim(bottom=0)
     if len(series) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(frameon=False, fontsize=9, loc="upper right")  # losses fall: this corner is free
 
 
 def draw_rate(axes: Axes, series: Series) -> None:

@@ -1,10 +1,10 @@
-# The generated street set: 96 x 192 pixels, 8 of Cityscapes' classes.
+# The generated street set: 128 x 256 pixels, 8 of Cityscapes' classes.
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations"),
     dict(type="CheckLabels", num_classes=8),
-    dict(type="RandomResize", scale=(192, 96), ratio_range=(0.8, 1.5), keep_ratio=True),
-    dict(type="RandomCrop", crop_size=(80, 128)),
+    dict(type="RandomResize", scale=(256, 128), ratio_range=(0.75, 1.25), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=(96, 128)),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackSegInputs"),
 ]

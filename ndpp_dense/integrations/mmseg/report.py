@@ -63,7 +63,8 @@ class NDPPReportHook(Hook):
         if not is_main_process():
             return
         folder = Path(runner.work_dir)
-        write_results({"sem_seg": dict(metrics or {})}, folder / "results.json")
+        rounded = {name: round(float(value), 2) for name, value in (metrics or {}).items()}
+        write_results({"sem_seg": rounded}, folder / "results.json")
         if self._predictions:
             save_predictions(self._predictions, meta["classes"], meta["palette"], folder / "predictions.png")
 

@@ -1,6 +1,7 @@
 """DeepLabv3 small enough for tests, as a config and built."""
 
 import copy
+import uuid
 
 import pytest
 import torch
@@ -89,12 +90,13 @@ def build(model_config):
     def make(type="NDPPModel", backbone=None, **ndpp):
         init_default_scope("mmseg")
         torch.manual_seed(0)
-        model_config["type"] = type
-        model_config["backbone"].update(backbone or {})
-        model_config["ndpp"].update(ndpp)
+        config = copy.deepcopy(model_config)
+        config["type"] = type
+        config["backbone"].update(backbone or {})
+        config["ndpp"].update(ndpp)
         if type != "NDPPModel":
-            del model_config["ndpp"]
-        return MODELS.build(model_config)
+            del config["ndpp"]
+        return MODELS.build(config)
 
     return make
 
@@ -115,3 +117,67 @@ def batch():
         samples.append(sample)
     images = [torch.randint(0, 255, (3, SIDE, SIDE), generator=generator, dtype=torch.uint8) for _ in samples]
     return {"inputs": images, "data_samples": samples}
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory):
+    """Return the folder of a small street set."""
+    from ndpp_dense.datasets.streets import ensure_streets
+
+    return ensure_streets(tmp_path_factory.mktemp("streets"), num_train=6, num_val=2, height=48)
+
+
+@pytest.fixture
+def run_config(streets, tmp_path):
+    """Return a function that makes the demo's config small; options as on the command line."""
+    from ndpp_dense.integrations.mmseg.run_config import build_config
+
+    def make(work_dir="run", report=False, **options):
+        changes = {name.replace("__", "."): value for name, value in options.items()}
+        config = build_config("deeplabv3_ndpp_demo", work_dir=str(tmp_path / work_dir), dataset=str(streets))
+        small = copy.deepcopy(MODEL)
+        small["data_preprocessor"]["size"] = (48, 64)
+        small["decode_head"]["num_classes"] = small["auxiliary_head"]["num_classes"] = 8
+        config.merge_from_dict({"model": small})
+        pipeline = config.train_dataloader.dataset.pipeline
+        pipeline[3].scale, pipeline[4].crop_size = (96, 48), (48, 64)
+        config.merge_from_dict(
+            {
+                "experiment_name": uuid.uuid4().hex,  # MMEngine keeps one log a name in a process
+                "train_dataloader.batch_size": 2,
+                "train_cfg": {"max_iters": 4, "val_interval": 2},
+                "default_hooks.checkpoint": {"interval": 2, "max_keep_ckpts": 9, "save_best": None},
+                "default_hooks.logger.interval": 1,
+                "custom_hooks.1.num_batches": 2,
+                **changes,
+            }
+        )
+        if not report:  # drawing takes longer than training
+            config.custom_hooks = [hook for hook in config.custom_hooks if hook.type != "NDPPReportHook"]
+        return config
+
+    return make
+
+
+@pytest.fixture
+def train(run_config):
+    """Return a function that trains the small demo in this process; returns the runner."""
+    from mmengine.runner import Runner
+
+    def run(*args, **options):
+        runner = Runner.from_cfg(run_config(*args, **options))
+        runner.train()
+        return runner
+
+    return run
+
+
+@pytest.fixture
+def same_weights():
+    """Return a function that names the entries in which two state dictionaries differ by as much as a bit."""
+
+    def compare(one, other):
+        assert one.keys() == other.keys()
+        return [name for name in one if not torch.equal(one[name], other[name])]
+
+    return compare

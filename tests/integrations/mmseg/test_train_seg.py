@@ -1,0 +1,50 @@
+"""The front door: a run leaves its report, evaluates again to the same figures, and refuses nonsense readably."""
+
+import json
+import uuid
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("mmengine")
+
+import train_seg  # noqa: E402
+
+pytestmark = pytest.mark.mmseg
+
+
+@pytest.fixture
+def command(streets, tmp_path):
+    """Return a function that runs the tool in this process."""
+
+    def run(*words):
+        options = ["train_cfg.max_iters=2", "train_cfg.val_interval=2", f"experiment_name={uuid.uuid4().hex}"]
+        common = ["--config", "deeplabv3_ndpp_demo", "--dataset", str(streets), "--work-dir", str(tmp_path / "run")]
+        train_seg.main([*common, *words, "--cfg-options", *options])
+
+    return run
+
+
+def test_a_run_leaves_its_report_and_evaluates_again_to_the_same(command, tmp_path, capsys):
+    folder = tmp_path / "run"
+    command()
+    assert "results.json, predictions.png, curves.png" in capsys.readouterr().out
+    results = json.loads((folder / "results.json").read_text())["sem_seg"]
+    assert 0 <= results["mIoU"] <= 100
+    assert {"aAcc", "mAcc", "IoU-road", "IoU-traffic sign"} <= results.keys()
+    with Image.open(folder / "curves.png") as curves:
+        assert curves.size == (1650, 1050)
+    (folder / "results.json").unlink()
+    (folder / "predictions.png").unlink()
+    command("--eval-only", "--resume")
+    assert json.loads((folder / "results.json").read_text())["sem_seg"] == results
+    assert (folder / "predictions.png").is_file()
+
+
+def test_errors_are_readable(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command("--eval-only")
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: Nothing to evaluate")
+    assert "--traceback" in error
