@@ -146,7 +146,7 @@ def _draw_object(pen: _Pen, horizon: float, vanish: float, depth: float, rng: Ge
 
 
 def _draw_car(pen: _Pen, x: float, foot: float, size: float, rng: Generator) -> None:
-    paint = tuple(int(value) for value in rng.integers(20, 236, 3))
+    paint = _any_colour(rng)
     left, right = x - size * 0.8, x + size * 0.8
     pen.polygon([(left + size * 0.25, foot - size), (right - size * 0.25, foot - size),
                  (right, foot - size * 0.5), (left, foot - size * 0.5)], "car", paint)  # fmt: skip
@@ -162,7 +162,7 @@ def _draw_car(pen: _Pen, x: float, foot: float, size: float, rng: Generator) -> 
 
 
 def _draw_person(pen: _Pen, x: float, foot: float, size: float, rng: Generator) -> None:
-    coat = tuple(int(value) for value in rng.integers(20, 236, 3))
+    coat = _any_colour(rng)
     legs = _vary((50, 50, 75), rng)
     half = size * 0.16
     for leg in (-0.6, 0.6):
@@ -172,6 +172,11 @@ def _draw_person(pen: _Pen, x: float, foot: float, size: float, rng: Generator) 
     pen.rectangle((x - half, foot - size * 0.82, x + half, foot - size * 0.42), "person", coat)
     head = size * 0.1
     pen.ellipse((x - head, foot - size, x + head, foot - size * 0.8), "person", _vary((200, 160, 130), rng))
+
+
+def _any_colour(rng: Generator) -> _Colour:
+    red, green, blue = (int(value) for value in rng.integers(20, 236, 3))
+    return red, green, blue
 
 
 def _vary(colour: _Colour, rng: Generator, spread: int = 15) -> _Colour:
@@ -184,6 +189,7 @@ def _photograph(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Light, contrast, noise coarse and fine: colour alone should not tell the classes apart."""
     height, width = image.shape[:2]
     coarse = rng.normal(0, 9, (height // 4 + 1, width // 4 + 1, 3)).repeat(4, 0).repeat(4, 1)[:height, :width]
-    shadow = np.linspace(*rng.uniform(0.75, 1.15, 2), width)[None, :, None]
+    left, right = rng.uniform(0.75, 1.15, 2)
+    shadow = np.linspace(left, right, width)[None, :, None]
     values = image * shadow * rng.uniform(0.75, 1.1) + coarse + rng.normal(0, 6, image.shape) + rng.uniform(-12, 12)
     return np.clip(values, 0, 255).astype(np.uint8)

@@ -72,8 +72,9 @@ def allow_checkpoint_classes() -> None:
     from mmengine.logging import HistoryBuffer
 
     scalars = [np.float64(0).dtype, np.float32(0).dtype, np.int64(0).dtype, np.bool_(0).dtype]
-    core = np._core if hasattr(np, "_core") else np.core  # renamed in NumPy 2
-    numpy_classes = [np.ndarray, np.dtype, core.multiarray._reconstruct, core.multiarray.scalar]
+    # Where NumPy keeps them has changed its name with NumPy 2: pickling an example tells.
+    rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
+    numpy_classes = [np.ndarray, np.dtype, rebuild_array, rebuild_scalar]
     # A buffer holds methods of its class, which pickle writes as calls of getattr: allow it for these alone.
     torch.serialization.add_safe_globals([(_history_method, "builtins.getattr"), HistoryBuffer])
     torch.serialization.add_safe_globals([*numpy_classes, *map(type, scalars)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmseg.datasets import BaseSegDataset, CityscapesDataset
 from mmseg.evaluation import IoUMetric
@@ -100,9 +101,10 @@ class ClassIoUMetric(IoUMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Adds up areas over all images; a class that never occurs gets NaN."""
         metrics = super().compute_metrics(results)
-        intersections, unions = (sum(areas[index] for areas in results) for index in (0, 1))
-        for name, intersection, union in zip(self.dataset_meta["classes"], intersections, unions, strict=True):
-            metrics[f"IoU-{name}"] = round(float(100 * intersection / union), 2) if union else float("nan")
+        intersections, unions = (torch.stack([areas[index] for areas in results]).sum(0).tolist() for index in (0, 1))
+        classes = (self.dataset_meta or {})["classes"]
+        for name, intersection, union in zip(classes, intersections, unions, strict=True):
+            metrics[f"IoU-{name}"] = round(100 * intersection / union, 2) if union else float("nan")
         return metrics
 
 

@@ -68,7 +68,8 @@ def save_predictions(
             axes.imshow(_coloured(prediction.image, labels, palette))
         for axes, name in zip(rows[:, column], ("image", "ground truth", "prediction"), strict=True):
             _bare(axes, name if column == 0 else "")
-    patches = [Patch(color=np.divide(rgb, 255), label=name) for name, rgb in zip(classes, palette, strict=True)]
+    colours = [(red / 255, green / 255, blue / 255) for red, green, blue in palette]
+    patches = [Patch(color=colour, label=name) for name, colour in zip(classes, colours, strict=True)]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 10), frameon=False, fontsize=8)
     with replacing(out_png) as path:
         figure.savefig(path)
