@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+HALF = "max_iter 150"  # runs that end with the first evaluation, while the learning rate is still whole
 HEAD = """# ND++ against group and batch normalisation on cell nuclei
 
 Mask R-CNN R18-FPN from scratch, 300 iterations of 4 images (short side 192) of the Data Science Bowl 2018 nuclei
@@ -31,7 +32,8 @@ norm, measured in one process, interleaved ({steps} steps each).
 
 {runs}
 
-`eps` and the like in the second column are what a trial changed; "diverged" is the trainer's own verdict.
+The second column is what a run changed: `max_iter 150` ends with the first evaluation, on the same schedule.
+"diverged" is the trainer's own verdict.
 """
 
 
@@ -79,8 +81,12 @@ def half(record: dict[str, Any]) -> float:
 
 
 def best_group(method: str, groups: dict[tuple, list[dict]]) -> list[dict]:
-    """Return the runs of the learning rate with the best mean final AP, among those with most seeds; no trials."""
+    """Return the runs of the learning rate with the best mean final AP, among those with most seeds.
+
+    Trials do not count; where a method has no whole runs, those that stopped half way do.
+    """
     own = [group for (name, extra, _), group in groups.items() if name == method and not extra]
+    own = own or [group for (name, extra, _), group in groups.items() if name == method and extra == HALF]
     most = max((len(group) for group in own), default=0)
     return max((g for g in own if len(g) == most), key=lambda g: statistics.mean(map(final, g)), default=[])
 
@@ -97,11 +103,13 @@ def best_table(best: dict[str, list[dict]], seconds: dict[str, list[float]], met
         "|---|---|---|---|---|---|---|",
     ]
     for method, group in best.items():
-        figures = [[half(r) for r in group]] + [[final(r, column) for r in group] for column in range(3)]
+        figures = [spread([half(r) for r in group])]
+        whole = HALF not in trial(group[0], methods)
+        figures += [spread([final(r, column) for r in group]) if whole else "not run" for column in range(3)]
         ratio = "-"
         if seconds:
             ratio = f"{statistics.median(seconds[method]) / statistics.median(seconds['bn']):.2f}"
-        cells = [methods[method][0], f"{group[0]['lr']:g}", *map(spread, figures), ratio]
+        cells = [methods[method][0], f"{group[0]['lr']:g}", *figures, ratio]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ndpp_dense.datasets.digits_scene import Glyph, Scene
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 2  # raise with every change that alters a pixel or an annotation
+_VERSION = 3  # raise with every change that alters a pixel or an annotation
 _MIN_SIZE = 64  # below it the smallest digits are under 13 pixels
 DEFAULT_CATEGORIES = (0, 1, 2, 3, 4)
 

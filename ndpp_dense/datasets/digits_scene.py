@@ -1,4 +1,4 @@
-"""Draws one scene of the digits demo: textured handwritten digits on a 1/f-noise background.
+"""Draws one scene of the digits demo: textured handwritten digits, as chalk on stone, on a 1/f-noise background.
 
 Shapes: H = W = image size in pixels; images are float32 in 0..1 (H, W, 3), masks bool (H, W).
 """
@@ -18,7 +18,7 @@ _MIN_HEIGHT, _MAX_HEIGHT = 0.2, 0.5  # of the image size: 32 to 80 pixels at 160
 _MAX_ANGLE, _MAX_SHEAR = 0.26, 0.2  # radians (15 degrees), horizontal shift per unit of height
 _INK_LEVEL = 0.4  # where the upscaled ink (0..1) counts as digit
 _MIN_VISIBLE = 0.7  # of a digit's own area that must stay in sight
-_MIN_CONTRAST = 0.3  # distance of the digit's mean colour from what it covers
+_MIN_CONTRAST, _MAX_CONTRAST = 0.22, 0.5  # how much brighter a digit is than what it covers
 _PLACEMENT_TRIES = 20
 
 
@@ -163,7 +163,7 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
     """A cloudy surface of random colour, contrast and roughness."""
     exponent = rng.uniform(1.0, 1.6)
     grey, tint = _noise(size, exponent, 1, rng), _noise(size, exponent + 0.3, 3, rng)
-    colour = rng.uniform(0.2, 0.8) + rng.uniform(-0.12, 0.12, 3)
+    colour = rng.uniform(0.1, 0.5) + rng.uniform(-0.1, 0.1, 3)
     contrast = rng.uniform(0.03, 0.16)
     return (colour + contrast * (grey + 0.4 * tint)).astype(np.float32)
 
@@ -171,9 +171,7 @@ def _background(size: int, rng: np.random.Generator) -> np.ndarray:
 def _paint(image: np.ndarray, ink: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Lays a textured digit over the image with softened edges."""
     behind = image[mask].mean(0)
-    colour = rng.uniform(0.0, 1.0, 3)
-    while np.sqrt(((colour - behind) ** 2).mean()) < _MIN_CONTRAST:
-        colour = rng.uniform(0.0, 1.0, 3)
+    colour = behind + rng.uniform(_MIN_CONTRAST, _MAX_CONTRAST) + rng.uniform(-0.12, 0.12, 3)
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     height, width = ink[window].shape
