@@ -81,6 +81,9 @@ def prepare_processes(config: Config) -> None:
     if config.launcher != "pytorch":
         raise ValueError(f"--launcher {config.launcher} needs GPUs; on CPUs use torchrun and --launcher pytorch.")
     dist.init_process_group("gloo")
+    # By default MMEngine names a device, which DistributedDataParallel refuses for models on CPUs.
+    wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
+    config.model_wrapper_cfg = {**wrapper, "find_unused_parameters": config.get("find_unused_parameters", False)}
 
 
 def evaluated_checkpoint(config: Config) -> str:
