@@ -40,10 +40,10 @@ demo-seg: env  ## train the small DeepLabv3 with ND++ on generated streets
 	$(BIN)/python tools/train_seg.py --config deeplabv3_ndpp_demo
 
 test: env  ## run the default tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-all: env  ## run the slow tests too
-	$(BIN)/python -m pytest -m 'not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu'
 
 lint: env  ## ruff check, ruff format --check, pyright
 	$(BIN)/ruff check

@@ -20,7 +20,6 @@ from ndpp_dense.datasets.digits import ensure_digits
 from ndpp_dense.datasets.digits_scene import MAX_INSTANCES, draw_scene, load_glyphs
 
 # pycocotools' decode and NumPy 2 disagree about a keyword of __array__.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SMALL = {"num_train": 12, "num_val": 5, "size": 96}
 

@@ -35,12 +35,6 @@ SEED: 7
 """
 
 
-def pytest_configure(config):
-    # Detectron2 0.6 still scripts a class while it is imported, pycocotools hands NumPy arrays without a copy keyword.
-    for warning in ("ignore:`torch.jit.script`:FutureWarning", "ignore:__array__ implementation:DeprecationWarning"):
-        config.addinivalue_line("filterwarnings", warning)
-
-
 @pytest.fixture(autouse=True)
 def restore_loggers():
     """Undo what a run did to the loggers, which the next test would see."""

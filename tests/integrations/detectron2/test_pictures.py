@@ -20,7 +20,6 @@ from ndpp_dense.integrations.detectron2.pictures import save_predictions
 pytestmark = [
     pytest.mark.detectron2,
     # pycocotools' decode and NumPy 2 disagree about a keyword of __array__.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
 CATEGORIES = (2, 7, 5)

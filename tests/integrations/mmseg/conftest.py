@@ -9,14 +9,6 @@ import torch
 SIDE = 64
 
 
-def pytest_configure(config):
-    # MMEngine, MMCV and MMSegmentation were written for older releases of Python, torch and themselves.
-    for package in ("mmengine", "mmcv", "mmseg", "timm"):
-        for category in ("DeprecationWarning", "FutureWarning", "ImportWarning", "UserWarning", "SyntaxWarning"):
-            config.addinivalue_line("filterwarnings", f"ignore::{category}:{package}.*")
-    config.addinivalue_line("filterwarnings", "ignore:torch.utils.checkpoint. the use_reentrant:UserWarning")
-
-
 NORM = {"type": "SyncBN", "requires_grad": True}
 MODEL = {
     "type": "NDPPModel",

@@ -9,7 +9,6 @@ pytest.importorskip("detectron2")
 pytestmark = [
     pytest.mark.detectron2,
     pytest.mark.mmseg,
-    pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning"),
 ]
 WIDTH = 8
 
