@@ -1,11 +1,11 @@
 """Where processes stand under each launcher, and that one failure ends the run."""
 
-import sys
+import importlib
 import time
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from detectron2.utils import comm
 
 from ndpp_dense.integrations.detectron2 import launch as launching
 from ndpp_dense.integrations.detectron2.launch import LaunchOptions, launch
@@ -68,38 +68,30 @@ def test_more_gpus_than_there_are(monkeypatch):
         launch(print, LaunchOptions(num_gpus=2, device="cuda"))
 
 
-def describe(folder):
-    ranks = comm.get_rank(), comm.get_world_size(), comm.get_local_rank(), comm.get_local_size()
-    (folder / f"{comm.get_rank()}").write_text(f"{ranks} {sum(comm.all_gather(comm.get_rank()))}")
+@pytest.fixture
+def workers(monkeypatch):
+    """Return a module that spawned processes, which take over sys.path, can import too."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    return importlib.import_module("launch_workers")
 
 
-def fail_on_one_rank():
-    if comm.get_rank() == 1:
-        raise RuntimeError("rank 1 broke")
-    comm.synchronize()
-
-
-def leave():
-    sys.exit(2)
-
-
-def test_spawned_processes_form_a_group(tmp_path):
-    launch(describe, LaunchOptions(num_gpus=2, **CPU), (tmp_path,))
+def test_spawned_processes_form_a_group(workers, tmp_path):
+    launch(workers.describe, LaunchOptions(num_gpus=2, **CPU), (tmp_path,))
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["(0, 2, 0, 2) 1", "(1, 2, 1, 2) 1"]
 
 
 @pytest.mark.slow
-def test_one_failing_rank_ends_the_run():
+def test_one_failing_rank_ends_the_run(workers):
     start = time.monotonic()
     with pytest.raises(Exception, match="rank 1 broke|Connection closed|connection closed"):
-        launch(fail_on_one_rank, LaunchOptions(num_gpus=2, **CPU))
+        launch(workers.fail_on_one_rank, LaunchOptions(num_gpus=2, **CPU))
     assert time.monotonic() - start < 60
 
 
 @pytest.mark.slow
-def test_an_exit_code_is_passed_on():
+def test_an_exit_code_is_passed_on(workers):
     with pytest.raises(SystemExit) as caught:
-        launch(leave, LaunchOptions(num_gpus=2, **CPU))
+        launch(workers.leave, LaunchOptions(num_gpus=2, **CPU))
     assert caught.value.code == 2
 
 

@@ -1,0 +1,20 @@
+"""What spawned processes run in test_launch.py; they must be able to import it by name."""
+
+import sys
+
+from detectron2.utils import comm
+
+
+def describe(folder):
+    ranks = comm.get_rank(), comm.get_world_size(), comm.get_local_rank(), comm.get_local_size()
+    (folder / f"{comm.get_rank()}").write_text(f"{ranks} {sum(comm.all_gather(comm.get_rank()))}")
+
+
+def fail_on_one_rank():
+    if comm.get_rank() == 1:
+        raise RuntimeError("rank 1 broke")
+    comm.synchronize()
+
+
+def leave():
+    sys.exit(2)
