@@ -12,7 +12,7 @@ import pytest
 pytestmark = [pytest.mark.detectron2, pytest.mark.slow, pytest.mark.timeout(2400)]
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("NDPP_TEST_DATA", ROOT.parent / "shared" / "data")) / "coco_mini"
-IMAGES, ITERATIONS = 8, 240
+IMAGES, ITERATIONS = 8, 160
 OVERRIDES = {
     "INPUT.MIN_SIZE_TRAIN": "(160,)",
     "INPUT.MAX_SIZE_TRAIN": 224,
@@ -21,10 +21,10 @@ OVERRIDES = {
     "INPUT.RANDOM_FLIP": "none",
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 32,
     "SOLVER.IMS_PER_BATCH": 2,
-    "SOLVER.BASE_LR": 0.01,
+    "SOLVER.BASE_LR": 0.02,
     "SOLVER.WARMUP_ITERS": 20,
     "SOLVER.MAX_ITER": ITERATIONS,
-    "SOLVER.STEPS": "(200,)",
+    "SOLVER.STEPS": "(130,)",
     "SOLVER.LOG_PERIOD": 4,
     "TEST.EVAL_PERIOD": 0,
     "DATALOADER.NUM_WORKERS": 0,
