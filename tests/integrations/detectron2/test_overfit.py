@@ -12,7 +12,7 @@ import pytest
 pytestmark = [pytest.mark.detectron2, pytest.mark.slow, pytest.mark.timeout(2400)]
 ROOT = Path(__file__).resolve().parents[3]
 DATA = Path(os.environ.get("NDPP_TEST_DATA", ROOT.parent / "shared" / "data")) / "coco_mini"
-IMAGES, ITERATIONS = 8, 160
+IMAGES, ITERATIONS = 8, 240
 OVERRIDES = {
     "INPUT.MIN_SIZE_TRAIN": "(160,)",
     "INPUT.MAX_SIZE_TRAIN": 224,
@@ -24,7 +24,7 @@ OVERRIDES = {
     "SOLVER.BASE_LR": 0.02,
     "SOLVER.WARMUP_ITERS": 20,
     "SOLVER.MAX_ITER": ITERATIONS,
-    "SOLVER.STEPS": "(130,)",
+    "SOLVER.STEPS": "(210,)",
     "SOLVER.LOG_PERIOD": 4,
     "TEST.EVAL_PERIOD": 0,
     "DATALOADER.NUM_WORKERS": 0,
