@@ -1,97 +1,77 @@
-"""Tables and a figure from the records of tools/study_nuclei.py."""
+"""Tables and a figure from the records of a study."""
 
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from study import Column, Study
 
-STOPPED = "stopped"  # in the records of runs that somebody ended after an evaluation
-HEAD = """# ND++ against group and batch normalisation on cell nuclei
-
-Mask R-CNN R18-FPN from scratch, 300 iterations of 4 images (short side 192) of the Data Science Bowl 2018 nuclei
-(380 training, 120 validation images, one category), the same for every row: `mask_rcnn_{{bn,gn,ndpp}}_small.yaml`.
-COCO AP on the validation images, by pycocotools. Written by `python tools/study_nuclei.py table` from the JSON files in
-`nuclei/`, one a run; the runs by `python tools/study_nuclei.py run --data FOLDER`.
-
-Hardware: {hardware}. Code: {commits}.
-
-## Each method at its own best learning rate
-
-{best}
-
-Mean over the seeds, the seeds' own values in brackets. "Step" is the median time of a training step over that of batch
-norm, measured in one process, interleaved ({steps} steps each).
-
-![AP and loss](nuclei.png)
-
-## All runs
-
-{runs}
-
-The second column is what a run changed. "stopped 150": ended by hand after the evaluation at iteration 150; that record
-was made by hand from the run's `metrics.json`, not by `study_nuclei.py run`. The script first labelled some last
-evaluations 301; they were relabelled 300. Commits are those at a run's end (`+`: with edits): code was edited while
-runs went on. Batch norm and `paper` were tried at one learning rate only.
-"""
+Record = dict[str, Any]
+NOTE = "Mean over the seeds, the seeds' own values in brackets."
+STEP = (
+    ' "Step" is the median time of a training step over that of {first}, measured in one process, interleaved '
+    "({count} steps each; commit {commit})."
+)
 
 
-def write(folder: Path, methods: dict[str, tuple[str, str, list[str]]]) -> None:
-    """Write ``<folder>.md`` and ``<folder>.png``.
-
-    Args:
-        folder: holds the records.
-        methods: name to label, config and overrides.
-    """
-    records = [json.loads(path.read_text()) for path in sorted(folder.glob("*_seed*.json"))]
+def write(study: Study) -> None:
+    """Write ``<folder>.md`` and ``<folder>.png``."""
+    records = [json.loads(path.read_text()) for path in sorted(study.folder.glob("*_seed*.json"))]
     if not records:
-        raise SystemExit(f"no records in {folder}: run `python tools/study_nuclei.py run` first")
-    timing = folder / "step_time.json"
-    seconds = json.loads(timing.read_text())["seconds"] if timing.exists() else {}
-    groups: dict[tuple, list[dict]] = defaultdict(list)
+        raise SystemExit(f"no records in {study.folder}: run `python tools/study_{study.name}.py run` first")
+    groups: dict[tuple, list[Record]] = defaultdict(list)
     for record in records:
-        groups[record["method"], trial(record, methods), record["lr"]].append(record)
-    best = {m: group for m in methods if (group := best_group(m, groups))}
-    text = HEAD.format(
-        hardware=", ".join(sorted({r["hardware"] for r in records})),
-        commits=", ".join(sorted({r["commit"] for r in records})),
-        best=best_table(best, seconds, methods),
-        runs=run_table(groups, methods),
-        steps=len(next(iter(seconds.values()), [])),
-    )
-    folder.with_suffix(".md").write_text(text)
-    draw(best, methods, folder.with_suffix(".png"))
+        groups[record["method"], " ".join(record["overrides"]), record["lr"]].append(record)
+    best = {method: group for method in study.methods if (group := best_group(study, method, groups))}
+    parts = [
+        study.text.format(
+            hardware=", ".join(sorted({r["hardware"] for r in records})),
+            commits=", ".join(sorted({r["commit"] for r in records})),
+        ),
+        "## Each method at its own best learning rate",
+        *best_table(study, best),
+        f"![{study.columns[-1].metric} and loss]({study.name}.png)\n",
+        *detail_table(study, best),
+        "## All runs",
+        run_table(study, groups),
+    ]
+    study.folder.with_suffix(".md").write_text("\n\n".join(part.strip("\n") for part in parts) + "\n")
+    draw(study, best, study.folder.with_suffix(".png"))
 
 
-def trial(record: dict[str, Any], methods: dict) -> str:
-    """Return what a run changed beside the learning rate, as ``key value`` words."""
-    extra = record["overrides"][len(methods[record["method"]][2]) :]
-    stopped = [f"{STOPPED} {record[STOPPED]}"] if STOPPED in record else []
-    return " ".join([*(word.rsplit(".", 1)[-1].lower() for word in extra), *stopped])
+def value(record: Record, column: Column) -> float:
+    """Return a metric at a share of the budget: of the evaluation nearest to it; 0 for a run that diverged before."""
+    found = record["evaluations"]
+    if not found or (record["diverged"] and column.share == 1):
+        return 0.0
+    iteration = record["loss"][-1][0] * column.share
+    return found[min(found, key=lambda key: abs(int(key) - iteration))][column.metric]
 
 
-def final(record: dict[str, Any], column: int = 0) -> float:
-    """Return a metric after the last iteration; 0 for a run that diverged."""
-    return 0.0 if record["diverged"] or not record["AP"] else record["AP"][max(record["AP"], key=int)][column]
+def best_group(study: Study, method: str, groups: dict[tuple, list[Record]]) -> list[Record]:
+    """Return the runs of the learning rate with the best mean in the end, among those with most seeds.
 
-
-def half(record: dict[str, Any]) -> float:
-    """Return mask AP at the first evaluation; 0 if training did not get there."""
-    return record["AP"][min(record["AP"], key=int)][0] if record["AP"] else 0.0
-
-
-def best_group(method: str, groups: dict[tuple, list[dict]]) -> list[dict]:
-    """Return the runs of the learning rate with the best mean final AP, among those with most seeds.
-
-    Trials do not count; where a method has no whole runs, those that stopped half way do.
+    Runs with other settings do not count.
     """
-    own = [group for (name, extra, _), group in groups.items() if name == method and not extra]
-    own = own or [group for (name, extra, _), group in groups.items() if name == method and extra.startswith(STOPPED)]
+    own = [group for (name, changed, _), group in groups.items() if name == method and not changed]
     most = max((len(group) for group in own), default=0)
-    return max((g for g in own if len(g) == most), key=lambda g: statistics.mean(map(final, g)), default=[])
+    judge = study.columns[-1]
+    return max(
+        (group for group in own if len(group) == most),
+        key=lambda group: statistics.mean(value(record, judge) for record in group),
+        default=[],
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 def spread(values: list[float]) -> str:
@@ -99,55 +79,60 @@ def spread(values: list[float]) -> str:
     return f"{statistics.mean(values):.1f} ({', '.join(f'{value:.1f}' for value in values)})"
 
 
-def best_table(best: dict[str, list[dict]], seconds: dict[str, list[float]], methods: dict) -> str:
-    """Return the table of methods."""
-    rows = [
-        "| method | lr | mask AP, half way | mask AP | mask AP50 | box AP | step |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def best_table(study: Study, best: dict[str, list[Record]]) -> list[str]:
+    """Return the table of methods and what it means."""
+    timing = study.folder / "step_time.json"
+    timed = json.loads(timing.read_text()) if timing.exists() else {"seconds": {}}
+    first = next(iter(study.methods))
+    medians = {method: statistics.median(seconds) for method, seconds in timed["seconds"].items()}
+    rows = []
     for method, group in best.items():
-        figures = [spread([half(r) for r in group])]
-        whole = STOPPED not in group[0]
-        figures += [spread([final(r, column) for r in group]) if whole else "not run" for column in range(3)]
-        ratio = "-"
-        if seconds:
-            ratio = f"{statistics.median(seconds[method]) / statistics.median(seconds['bn']):.2f}"
-        cells = [methods[method][0], f"{group[0]['lr']:g}", *figures, ratio]
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        figures = [spread([value(record, column) for record in group]) for column in study.columns]
+        ratio = f"{medians[method] / medians[first]:.2f}" if method in medians else "-"
+        rows.append([study.methods[method], f"{group[0]['lr']:g}", *figures, ratio])
+    said = NOTE
+    if medians:
+        count = len(timed["seconds"][first])
+        said += STEP.format(first=study.methods[first], count=count, commit=timed["commit"])
+    return [table(["method", "lr", *(column.label for column in study.columns), "step"], rows), said]
 
 
-def run_table(groups: dict[tuple, list[dict]], methods: dict) -> str:
+def detail_table(study: Study, best: dict[str, list[Record]]) -> list[str]:
+    """Return the table of further metrics in the end, one row each, if there are any."""
+    if not study.details:
+        return []
+    rows = [
+        [metric, *(spread([value(record, Column("", metric)) for record in group]) for group in best.values())]
+        for metric in study.details
+    ]
+    return ["## In detail", table(["", *(study.methods[method] for method in best)], rows)]
+
+
+def run_table(study: Study, groups: dict[tuple, list[Record]]) -> str:
     """Return the table of all runs."""
-    rows = ["| method | changed | lr | seed | mask AP, half way | mask AP | box AP |", "|---|---|---|---|---|---|---|"]
-    for (method, extra, lr), group in sorted(groups.items()):
-        for r in group:
-            end = (
-                ["not run", ""]
-                if STOPPED in r
-                else ["diverged", ""]
-                if r["diverged"]
-                else [f"{final(r):.1f}", f"{final(r, 2):.1f}"]
-            )
-            cells = [methods[method][0], extra, f"{lr:g}", str(r["seed"]), f"{half(r):.1f}", *end]
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+    rows = []
+    for (method, changed, rate), group in sorted(groups.items()):
+        for record in group:
+            figures = [f"{value(record, column):.1f}" for column in study.columns]
+            said = "; ".join(filter(None, ["diverged" if record["diverged"] else "", record.get("note", "")]))
+            rows.append([study.methods[method], changed, f"{rate:g}", str(record["seed"]), *figures, said])
+    return table(["method", "changed", "lr", "seed", *(column.label for column in study.columns), ""], rows)
 
 
-def draw(best: dict[str, list[dict]], methods: dict, path: Path) -> None:
-    """Draw mask AP (left) and the smoothed training loss (right) of each method's best learning rate."""
+def draw(study: Study, best: dict[str, list[Record]], path: Path) -> None:
+    """Draw the last column's metric (left) and the training loss (right) of each method's best learning rate."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
+    metric = study.columns[-1].metric
     for number, (method, group) in enumerate(best.items()):
-        label, colour = methods[method][0].replace("`", ""), f"C{number}"
+        label, colour = study.methods[method].replace("`", ""), f"C{number}"
         for seed, record in enumerate(group):
-            points = sorted((int(k), v[0]) for k, v in record["AP"].items())
+            points = sorted((int(key), found[metric]) for key, found in record["evaluations"].items())
             style = {"color": colour, "label": f"{label}, lr {record['lr']:g}" if seed == 0 else None}
             left.plot(*zip((0, 0), *points, strict=True), marker="o", **style)
-            iterations, losses = zip(*record["loss"], strict=True)
-            right.plot(iterations, losses, alpha=0.8, **style)
-    left.set(xlabel="iteration", ylabel="mask AP", title="validation")
-    right.set(xlabel="iteration", ylabel="total loss (median of 20 iterations)", title="training")
+            right.plot(*zip(*record["loss"], strict=True), alpha=0.8, **style)
+    left.set(xlabel="iteration", ylabel=metric, title="validation")
+    right.set(xlabel="iteration", ylabel="loss", title="training")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     left.legend()
