@@ -98,9 +98,9 @@ def steps(data: Path, method: str) -> Callable[[], None]:
     batches = itertools.cycle([next(loaded) for _ in range(4)])
 
     def step() -> None:
-        batch = model.data_preprocessor(next(batches), True)
+        batch = model.data_preprocessor(next(batches), True)  # pyright: ignore[reportCallIssue]
         losses = model(**batch, mode="loss")
-        sum(value for key, value in losses.items() if "loss" in key).backward()
+        torch.stack([value for key, value in losses.items() if "loss" in key]).sum().backward()
         model.zero_grad(set_to_none=True)
 
     return step
