@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -23,7 +24,8 @@ def convert_to_ndpp(
     """Replaces the linear layers of a model by ND++ layers and drops the norms that these make superfluous.
 
     Parameters are kept (the same objects); a layer without a bias gets one, since the norm that shifted its output
-    goes. Call it before the optimizer, DDP and ``torch.compile`` see the model.
+    goes. Where that norm starts at zero, as at the end of a residual branch, the layer starts at zero in its place.
+    Call it before the optimizer, DDP and ``torch.compile`` see the model.
 
     Args:
         model: Any module with linear layers below it (not itself one).
@@ -105,7 +107,10 @@ def _drop_norm(
 ) -> LayerRecord:
     """Decides on one norm: it goes with the layer before it (the one behind it, where none is before)."""
     found = book.lookup(name)
-    parent = model.get_submodule(name.rpartition(".")[0])
+    parent_name = name.rpartition(".")[0]
+    parent = model.get_submodule(parent_name)
+    partner, before = _partner(norm, parent)
+    adjacent = partner is not None and parent.get_submodule(partner) in out
     if found is not None and isinstance(found[0], bool):
         drop, reason = found
         if parent in out and not drop:
@@ -113,27 +118,45 @@ def _drop_norm(
     elif parent in out:
         drop, reason = True, "part of a converted layer"
     else:
-        partner = _partner(norm, parent)
-        drop = partner is not None and parent.get_submodule(partner) in out
+        drop = adjacent
         reason = "no adjacent converted layer" if partner is None else f"{'with' if drop else 'belongs to'} {partner!r}"
+    stands_in = ""
+    if drop and (parent in out or (adjacent and before)):
+        stands_in = parent_name if parent in out else f"{parent_name}.{partner}".lstrip(".")
+        _take_over_zero(norm, out[model.get_submodule(stands_in)])
     if drop and parent not in out:
         rest = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(m, nn.Module)]
         out[norm] = nn.Sequential(*rest) if rest else nn.Identity()
-    return LayerRecord(name, type(norm).__name__, "dropped" if drop else "kept", reason)
+    return LayerRecord(name, type(norm).__name__, "dropped" if drop else "kept", reason, stands_in=stands_in)
 
 
-def _partner(norm: nn.Module, parent: nn.Module) -> str | None:
-    """Name of the sibling that the norm belongs to: the nearest before it with as many outputs, else the next after."""
+def _take_over_zero(norm: nn.Module, layer: nn.Module) -> None:
+    """Starts a layer at zero if the norm behind it does: its output, such as a residual branch, is the norm's shift."""
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if not isinstance(weight, nn.Parameter) or not isinstance(bias, nn.Parameter) or weight.is_meta:
+        return
+    if not weight.any():
+        with torch.no_grad():
+            layer.weight.zero_()  # type: ignore[operator, union-attr]
+            layer.bias.copy_(bias)  # type: ignore[operator, union-attr]
+
+
+def _partner(norm: nn.Module, parent: nn.Module) -> tuple[str | None, bool]:
+    """The sibling that the norm belongs to: the nearest before it with as many outputs, else the next after.
+
+    Returns:
+        Its name, and whether it comes before the norm.
+    """
     features = getattr(norm, "num_features", getattr(norm, "num_channels", None))
     siblings = list(parent.named_children())
     position = next(i for i, (_, child) in enumerate(siblings) if child is norm)
     for name, child in reversed(siblings[:position]):
         if _linear_kind(child) and _channels(child, "out") == features:
-            return name
+            return name, True
     for name, child in siblings[position:]:
         if _linear_kind(child) and _channels(child, "in") == features:
-            return name
-    return None
+            return name, False
+    return None, False
 
 
 def _channels(layer: nn.Module, side: str) -> int:

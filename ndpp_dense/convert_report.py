@@ -22,6 +22,7 @@ class LayerRecord:
         reason: The rule that decided, or why it was left.
         block_size: Channels of a block; 0 if not converted.
         matrices: Number and size of its whitening matrices, ``(G, D)``; (0, 0) if not converted.
+        stands_in: Of a dropped norm: the name of the converted layer before it, which does its work now; else empty.
     """
 
     name: str
@@ -30,6 +31,7 @@ class LayerRecord:
     reason: str
     block_size: int = 0
     matrices: tuple[int, int] = (0, 0)
+    stands_in: str = ""
 
 
 @dataclass

@@ -13,7 +13,7 @@ from ndpp_dense import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, c
 PLAIN = WhiteningConfig(local_scale="none")  # before any step D = I and the mean is 0: the plain layer
 MODELS = {  # convolutions and linear layers, norms dropped, norms kept
     "torchvision resnet18": (lambda: torchvision.models.resnet18(num_classes=7), 21, 20, []),
-    "timm resnet18": (lambda: timm.create_model("resnet18", num_classes=7), 21, 20, []),
+    "timm resnet18": (lambda: timm.create_model("resnet18", num_classes=7, zero_init_last=False), 21, 20, []),
     "densenet121": (lambda: torchvision.models.densenet121(num_classes=7), 121, 120, ["features.norm5"]),
     "vgg11_bn": (lambda: torchvision.models.vgg11_bn(num_classes=7, dropout=0.0), 11, 8, []),
 }
@@ -114,6 +114,25 @@ def test_the_norm_of_a_layer_that_is_left_stays():
 def test_a_norm_before_its_layer_goes_with_it():
     model = nn.Sequential(nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3))
     assert convert_to_ndpp(model).dropped_norms == ["0"]
+
+
+@pytest.mark.parametrize("own_child", [False, True], ids=["behind", "inside"])
+def test_a_layer_starts_at_zero_where_its_norm_does(own_child):
+    norm, other = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+    nn.init.zeros_(norm.weight)
+    nn.init.constant_(norm.bias, 3)
+    first, second = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3)
+    if own_child:  # as Detectron2's convolutions hold theirs
+        first.norm, first.activation, second.norm, second.activation = norm, None, other, None
+        model = nn.Sequential(first, second)
+    else:
+        model = nn.Sequential(first, norm, second, other)
+    report = convert_to_ndpp(model)
+    layers = [layer for _, layer in nd_layers(model)]
+    assert not layers[0].weight.any()
+    assert torch.equal(layers[0].bias, torch.full((8,), 3.0))
+    assert layers[1].weight.any()
+    assert [record.stands_in for record in report.records if record.action == "dropped"] == report.converted
 
 
 def test_a_shared_layer_is_converted_once_and_stays_shared():

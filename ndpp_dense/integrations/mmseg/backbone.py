@@ -8,9 +8,9 @@ from typing import Any
 from mmengine.registry import MODELS
 from mmseg.models.backbones import ResNetV1c
 
-from ndpp_dense.convert import convert_to_ndpp
 from ndpp_dense.freeze import freeze_where_weights_are
 from ndpp_dense.integrations.mmseg.config import read_options
+from ndpp_dense.integrations.mmseg.initialization import convert_with_initialization
 
 
 @MODELS.register_module()
@@ -25,5 +25,5 @@ class NDResNetV1c(ResNetV1c):
     def __init__(self, ndpp: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         options = read_options(ndpp)
-        convert_to_ndpp(self, options.config, options.rules)
+        convert_with_initialization(self, options.config, options.rules)
         freeze_where_weights_are(self)

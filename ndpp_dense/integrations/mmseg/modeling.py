@@ -12,10 +12,10 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from ndpp_dense.convert import convert_to_ndpp
 from ndpp_dense.convert_report import ConversionReport
 from ndpp_dense.freeze import freeze_where_weights_are
 from ndpp_dense.integrations.mmseg.config import read_options
+from ndpp_dense.integrations.mmseg.initialization import convert_with_initialization
 from ndpp_dense.layers import WhiteningConfig
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -60,7 +60,7 @@ def to_ndpp(
     Raises:
         RuntimeError: A converted layer does not run.
     """
-    report = convert_to_ndpp(model, config or WhiteningConfig.fast("cityscapes"), rules)
+    report = convert_with_initialization(model, config or WhiteningConfig.fast("cityscapes"), rules)
     freeze_where_weights_are(model)
     if verify:
         _verify(report, model)

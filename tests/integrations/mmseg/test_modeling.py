@@ -28,9 +28,19 @@ def test_initialisation_reaches_converted_layers(build):
     model.init_weights()
     changed = [name for name, p in model.named_parameters() if not torch.equal(p, before[name])]
     assert "backbone.layer1.0.conv1.weight" in changed
-    layer = model.backbone.layer4[0].conv2  # 64 outputs of 3x3
+    layer = model.backbone.layer4[1].conv1  # 64 outputs of 3x3
     assert layer.weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
     assert not any(layer.bias.any() for _, layer in nd_layers(model))
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_residual_branches_start_as_the_config_says(build, zero):
+    model = build(backbone={"zero_init_residual": zero})
+    model.init_weights()
+    weights = {name: layer.weight for name, layer in nd_layers(model.backbone)}
+    assert [name for name, weight in weights.items() if not weight.any()] == (
+        [name for name in weights if name.endswith("conv2")] if zero else []
+    )
 
 
 def loss(model, batch):
