@@ -10,6 +10,7 @@ from detectron2.modeling.backbone.fpn import FPN, build_resnet_fpn_backbone
 from ndpp_dense.convert import convert_to_ndpp
 from ndpp_dense.freeze import freeze_where_weights_are
 from ndpp_dense.integrations.detectron2.config import whitening_config
+from ndpp_dense.integrations.detectron2.initialization import start_residual_branches_at_zero
 
 
 @BACKBONE_REGISTRY.register()
@@ -23,4 +24,6 @@ def build_ndpp_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     backbone = build_resnet_fpn_backbone(cfg, input_shape)
     convert_to_ndpp(backbone, whitening_config(cfg))
     freeze_where_weights_are(backbone)
+    if cfg.MODEL.NDPP.ZERO_INIT_RESIDUAL:
+        start_residual_branches_at_zero(backbone)
     return backbone

@@ -20,6 +20,8 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
     - ``PRESET`` (``"fast"`` or ``"paper"``) and ``TASK`` (``"coco"``, ``"imagenet"`` or ``"cityscapes"``);
     - every field of ``WhiteningConfig`` in upper case; ``None`` means as the preset has it;
     - ``RULES``: exceptions by layer name, pattern or type, e.g. ``{"*.fpn_*": {"EPS": 0.1}, "*.stem.*": False}``;
+    - ``ZERO_INIT_RESIDUAL``: start the last convolution of every residual branch at zero, for training from scratch;
+      loaded weights take the place of the zeros;
     - ``VERIFY``: prove by a forward pass on a blank image that every converted layer runs.
 
     Args:
@@ -35,6 +37,7 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
     for field in fields(WhiteningConfig):
         node[field.name.upper()] = None
     node.RULES = CfgNode(new_allowed=True)
+    node.ZERO_INIT_RESIDUAL = True
     node.VERIFY = True
     cfg.MODEL.NDPP = node
     add_trainer_config(cfg)

@@ -14,6 +14,7 @@ from torch import nn
 from ndpp_dense.convert import convert_to_ndpp
 from ndpp_dense.freeze import freeze_where_weights_are
 from ndpp_dense.integrations.detectron2.config import whitening_config, whitening_rules
+from ndpp_dense.integrations.detectron2.initialization import start_residual_branches_at_zero
 from ndpp_dense.layers import WhiteningConfig
 
 logger = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ def NDPPModel(cfg: CfgNode) -> nn.Module:  # noqa: N802 - a meta-architecture's 
         The built model itself, converted; its ``ndpp_report`` says what was done.
     """
     build = META_ARCH_REGISTRY.get(cfg.MODEL.NDPP.META_ARCHITECTURE)
-    return to_ndpp(build(cfg), whitening_config(cfg), whitening_rules(cfg), verify=cfg.MODEL.NDPP.VERIFY)
+    model, node = build(cfg), cfg.MODEL.NDPP
+    return to_ndpp(model, whitening_config(cfg), whitening_rules(cfg), node.VERIFY, node.ZERO_INIT_RESIDUAL)
 
 
 def to_ndpp(
@@ -40,6 +42,7 @@ def to_ndpp(
     config: WhiteningConfig | None = None,
     rules: Mapping[Any, Any] | None = None,
     verify: bool = True,
+    zero_init_residual: bool = True,
 ) -> Model:
     """Converts a Detectron2 model, for use in a LazyConfig: ``model = L(to_ndpp)(model=model, config=...)``.
 
@@ -50,6 +53,7 @@ def to_ndpp(
         config: How to whiten; ``WhiteningConfig.fast("coco")`` if None.
         rules: Exceptions, as :func:`ndpp_dense.convert_to_ndpp` takes them.
         verify: Whether to prove on a blank image that every converted layer runs.
+        zero_init_residual: Whether the last convolution of every residual branch starts at zero.
 
     Returns:
         The same model, with the report as ``model.ndpp_report``.
@@ -59,6 +63,8 @@ def to_ndpp(
     """
     report = convert_to_ndpp(model, config or WhiteningConfig.fast("coco"), rules)
     freeze_where_weights_are(model)
+    if zero_init_residual:
+        start_residual_branches_at_zero(model)
     if verify:
         blank = torch.zeros(3, BLANK_SIZE, BLANK_SIZE, device=next(model.parameters()).device)
         report.verify(model, [{"image": blank, "height": BLANK_SIZE, "width": BLANK_SIZE}])

@@ -104,6 +104,17 @@ def test_backbone_alone():
     assert {name: f.shape[-1] for name, f in features.items()} == {"p2": 16, "p3": 8, "p4": 4, "p5": 2, "p6": 1}
 
 
+@pytest.mark.parametrize("backbone", ["build_resnet_fpn_backbone", "build_ndpp_resnet_fpn_backbone"])
+@pytest.mark.parametrize("zero", [True, False])
+def test_residual_branches_start_at_zero_where_they_train(backbone, zero):
+    cfg = make_cfg("MODEL.NDPP.ZERO_INIT_RESIDUAL", str(zero), "MODEL.BACKBONE.NAME", backbone)
+    model = build_model(cfg).backbone if backbone == "build_resnet_fpn_backbone" else build_backbone(cfg)
+    started = {name for name, layer in nd_layers(model.bottom_up) if not layer.weight.any()}
+    blocks = {"res3": 4, "res4": 6, "res5": 3}  # res2 is frozen
+    expected = {f"{stage}.{block}.conv3" for stage, count in blocks.items() for block in range(count)}
+    assert started == (expected if zero else set())
+
+
 def test_lazy_config_converts():
     model = model_zoo.get_config("COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.py").model
     lazy = LazyCall(to_ndpp)(
