@@ -13,9 +13,10 @@ PACKAGE = ROOT / "ndpp_dense"
 # Top to bottom: a module may import from its own storey and from those below.
 STOREYS = [
     {"integrations"},
-    {"datasets", "pretrain", "robustness", "zoo", "backbones"},
+    {"datasets", "pretrain", "robustness", "zoo", "backbones", "reports"},
     {"convert", "convert_report", "convert_rules", "module_surgery", "fold", "calibrate", "config_files"}
-    | {"statistics", "freeze", "evaluation_stats", "nonfinite", "rng"},
+    | {"calibrate_folds", "calibrate_trace", "calibrate_weights"}
+    | {"statistics", "freeze", "evaluation_stats", "nonfinite", "rng", "options", "atomic_file"},
     {"layers"},
     {"ops"},
 ]

@@ -17,7 +17,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 from torch import nn
 
-from ndpp_dense.integrations.atomic_file import replacing
+from ndpp_dense.atomic_file import replacing
 from ndpp_dense.nonfinite import nonfinite_parameters
 from ndpp_dense.rng import get_rng_state, set_rng_state
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ndpp_dense.integrations.plots import draw_losses, draw_rate, save_figure, say, two_by_two
+from ndpp_dense.reports.plots import draw_losses, draw_rate, save_figure, say, two_by_two
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

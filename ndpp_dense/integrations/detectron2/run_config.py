@@ -13,9 +13,9 @@ from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
+from ndpp_dense.atomic_file import replacing
 from ndpp_dense.config_files import find_config
 from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
-from ndpp_dense.integrations.atomic_file import replacing
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 

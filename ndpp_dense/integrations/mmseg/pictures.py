@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ndpp_dense.integrations.atomic_file import replacing
+from ndpp_dense.atomic_file import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

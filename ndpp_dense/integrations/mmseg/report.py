@@ -12,8 +12,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ndpp_dense.integrations.mmseg.pictures import Prediction, save_predictions
-from ndpp_dense.integrations.plots import Series, draw_losses, draw_rate, save_figure, say, two_by_two
-from ndpp_dense.integrations.results_file import write_results
+from ndpp_dense.reports.plots import Series, draw_losses, draw_rate, save_figure, say, two_by_two
+from ndpp_dense.reports.results_file import write_results
 
 HISTORY_KEY = "ndpp_evaluations"  # in the message hub, which checkpoints keep
 

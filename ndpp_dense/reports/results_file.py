@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from ndpp_dense.integrations.atomic_file import replacing
+from ndpp_dense.atomic_file import replacing
 
 
 def write_results(results: Mapping[str, Any], out_json: str | os.PathLike[str]) -> None:

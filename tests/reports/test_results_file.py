@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from ndpp_dense.integrations.results_file import write_results
+from ndpp_dense.reports.results_file import write_results
 
 BOXES = {"AP": 40.126, "AP50": 70.0, "APs": math.nan, "AP-0": 30.0, "AP-cat": math.nan}
 MASKS = {"AP": np.float64(38.0), "AP50": 69.5, "APs": 1.0, "AP-0": 29.0, "AP-cat": 20.04}

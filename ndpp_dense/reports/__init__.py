@@ -1,0 +1,1 @@
+"""What a run leaves for people and programs: curves and results, the same from every framework."""
