@@ -14,6 +14,7 @@ from torch import nn
 
 from ndpp_dense.convert_report import ConversionReport
 from ndpp_dense.freeze import freeze_where_weights_are
+from ndpp_dense.integrations.mmseg import pretrained  # noqa: F401  (what init_cfg names as "Pretrained")
 from ndpp_dense.integrations.mmseg.config import read_options
 from ndpp_dense.integrations.mmseg.initialization import convert_with_initialization
 from ndpp_dense.layers import WhiteningConfig
