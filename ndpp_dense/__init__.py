@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ndpp_dense.backbones import backbone_card, create_backbone, list_backbones
     from ndpp_dense.convert import ConversionReport, convert_to_ndpp
     from ndpp_dense.fold import fold_ndpp
     from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, nd_layers
@@ -19,10 +20,13 @@ _HOMES = {
     "NDConvTranspose2d": "ndpp_dense.layers",
     "NDLinear": "ndpp_dense.layers",
     "WhiteningConfig": "ndpp_dense.layers",
+    "backbone_card": "ndpp_dense.backbones",
     "convert_to_ndpp": "ndpp_dense.convert",
+    "create_backbone": "ndpp_dense.backbones",
     "fold_ndpp": "ndpp_dense.fold",
     "freeze_stats": "ndpp_dense.statistics",
     "hold_stats": "ndpp_dense.statistics",
+    "list_backbones": "ndpp_dense.backbones",
     "nd_layers": "ndpp_dense.layers",
     "synchronize_stats": "ndpp_dense.statistics",
     "update_stats": "ndpp_dense.statistics",
@@ -35,10 +39,13 @@ __all__ = [
     "NDLinear",
     "WhiteningConfig",
     "__version__",
+    "backbone_card",
     "convert_to_ndpp",
+    "create_backbone",
     "fold_ndpp",
     "freeze_stats",
     "hold_stats",
+    "list_backbones",
     "nd_layers",
     "synchronize_stats",
     "update_stats",

@@ -3,11 +3,19 @@
 from ndpp_dense.integrations.detectron2.backbone import build_ndpp_resnet_fpn_backbone
 from ndpp_dense.integrations.detectron2.config import add_ndpp_config, whitening_config, whitening_rules
 from ndpp_dense.integrations.detectron2.modeling import NDPPModel, to_ndpp
+from ndpp_dense.integrations.detectron2.pooling_backbone import (
+    PoolingBottleneckBlock,
+    build_pooling_resnet_backbone,
+    build_pooling_resnet_fpn_backbone,
+)
 
 __all__ = [
     "NDPPModel",
+    "PoolingBottleneckBlock",
     "add_ndpp_config",
     "build_ndpp_resnet_fpn_backbone",
+    "build_pooling_resnet_backbone",
+    "build_pooling_resnet_fpn_backbone",
     "to_ndpp",
     "whitening_config",
     "whitening_rules",

@@ -7,6 +7,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from ndpp_dense.integrations.detectron2.pooling_backbone import add_pooling_config
 from ndpp_dense.integrations.detectron2.solver_config import add_trainer_config
 from ndpp_dense.layers.config import WhiteningConfig, preset
 
@@ -24,6 +25,8 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
       loaded weights take the place of the zeros;
     - ``VERIFY``: prove by a forward pass on a blank image that every converted layer runs.
 
+    ``MODEL.POOLING`` is :func:`~ndpp_dense.integrations.detectron2.pooling_backbone.add_pooling_config`'s.
+
     Args:
         cfg: As from ``get_cfg()``.
 
@@ -40,6 +43,7 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
     node.ZERO_INIT_RESIDUAL = True
     node.VERIFY = True
     cfg.MODEL.NDPP = node
+    add_pooling_config(cfg)
     add_trainer_config(cfg)
     return cfg
 

@@ -10,6 +10,7 @@ from ndpp_dense.integrations.mmseg.hooks import NDPPResumeHook, NDPPStatsHook  #
 from ndpp_dense.integrations.mmseg.layers import NoNorm  # noqa: E402
 from ndpp_dense.integrations.mmseg.modeling import build_ndpp_model, to_ndpp  # noqa: E402
 from ndpp_dense.integrations.mmseg.nan_guard import NDPPNaNGuardHook  # noqa: E402
+from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, PoolingResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "NDPPStatsHook",
     "NDResNetV1c",
     "NoNorm",
+    "PoolingResNet",
+    "PoolingResNetV1c",
     "StreetsDataset",
     "build_ndpp_model",
     "prepare_mmseg",

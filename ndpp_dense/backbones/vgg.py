@@ -1,0 +1,64 @@
+"""VGG-16 with global average pooling at one or all of its resolutions, for translation invariance."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions before each pool
+
+
+class PooledVGG16(nn.Module):
+    """The convolutions of VGG-16 and one linear layer on what is read from its five pools.
+
+    Parameter names of the convolutions are torchvision's and timm's (``features.0.weight``).
+
+    Args:
+        num_classes: Classes; 0 leaves the classifier out.
+        readout: ``"flatten"`` (the last map as it is), ``"gap"`` (its mean), ``"multi_gap"`` (the means of all five) or
+            ``"multi_gap_flatten"`` (these and the last map).
+        image_size: Pixels a side of the square images, a multiple of 32; ``"flatten"`` takes no others.
+    """
+
+    def __init__(self, num_classes: int = 1000, readout: str = "gap", image_size: int = 256) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        in_channels = 3
+        for channels, convs in STAGES:
+            for _ in range(convs):
+                layers += [nn.Conv2d(in_channels, channels, 3, padding=1), nn.ReLU(inplace=True)]
+                in_channels = channels
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.means = 0 if readout == "flatten" else len(STAGES) if "multi_gap" in readout else 1
+        self.flat_size = image_size // 2 ** len(STAGES) if "flatten" in readout else 0
+        self.num_features = sum(channels for channels, _ in STAGES[len(STAGES) - self.means :])
+        self.num_features += in_channels * self.flat_size**2
+        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> list[Tensor]:
+        """The outputs of the five pools, at strides 2 to 32."""
+        pools = []
+        for layer in self.features:
+            x = layer(x)
+            if isinstance(layer, nn.MaxPool2d):
+                pools.append(x)
+        return pools
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps images ``(N, 3, H, W)``, at least 32 pixels a side, to class scores ``(N, classes)``."""
+        pools = self.forward_features(x)
+        read = [pool.mean(dim=(2, 3)) for pool in pools[len(pools) - self.means :]]
+        if self.flat_size:
+            if pools[-1].shape[2:] != (self.flat_size, self.flat_size):
+                raise ValueError(
+                    f"Images of {tuple(x.shape[2:])} pixels: a flattened readout was built for squares of "
+                    f"{32 * self.flat_size}. Resize them, or take a readout that averages."
+                )
+            read.append(pools[-1].flatten(1))
+        return self.head(torch.cat(read, dim=1))
+
+
+def build(num_classes: int, readout: str) -> PooledVGG16:
+    """Builds the network for images of 256 pixels."""
+    return PooledVGG16(num_classes, readout)
