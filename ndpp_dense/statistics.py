@@ -37,6 +37,14 @@ def freeze_stats(module: nn.Module, frozen: bool = True) -> int:
     return len(states)
 
 
+def freeze_where_weights_are(model: nn.Module) -> list[str]:
+    """Freezes the statistics of all ND++ layers whose weight does not train; returns their names."""
+    frozen = [(name, layer) for name, layer in nd_layers(model) if not layer.weight.requires_grad]
+    for _, layer in frozen:
+        freeze_stats(layer)
+    return [name for name, _ in frozen]
+
+
 @contextmanager
 def hold_stats(module: nn.Module) -> Iterator[None]:
     """Forwards inside the block do not update running statistics.

@@ -6,7 +6,7 @@ from torch import nn
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp, freeze_stats, nd_layers
 from ndpp_dense.evaluation_stats import EvaluationStats
-from ndpp_dense.freeze import freeze_where_weights_are
+from ndpp_dense.statistics import freeze_where_weights_are
 
 
 def batches(seed):

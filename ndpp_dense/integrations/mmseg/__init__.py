@@ -6,11 +6,13 @@ prepare_mmseg()  # what follows imports MMSegmentation, which needs it
 
 from ndpp_dense.integrations.mmseg.backbone import NDResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.data import CamVidDataset, CheckLabels, ClassIoUMetric, StreetsDataset  # noqa: E402
+from ndpp_dense.integrations.mmseg.export import export_onnx  # noqa: E402
 from ndpp_dense.integrations.mmseg.hooks import NDPPResumeHook, NDPPStatsHook  # noqa: E402
 from ndpp_dense.integrations.mmseg.layers import NoNorm  # noqa: E402
 from ndpp_dense.integrations.mmseg.modeling import build_ndpp_model, to_ndpp  # noqa: E402
 from ndpp_dense.integrations.mmseg.nan_guard import NDPPNaNGuardHook  # noqa: E402
 from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, PoolingResNetV1c  # noqa: E402
+from ndpp_dense.integrations.mmseg.pretrained import NDPPPretrainedInit  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "CheckLabels",
     "ClassIoUMetric",
     "NDPPNaNGuardHook",
+    "NDPPPretrainedInit",
     "NDPPReportHook",
     "NDPPResumeHook",
     "NDPPStatsHook",
@@ -27,6 +30,7 @@ __all__ = [
     "PoolingResNetV1c",
     "StreetsDataset",
     "build_ndpp_model",
+    "export_onnx",
     "prepare_mmseg",
     "to_ndpp",
 ]

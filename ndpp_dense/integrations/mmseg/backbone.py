@@ -8,9 +8,9 @@ from typing import Any
 from mmengine.registry import MODELS
 from mmseg.models.backbones import ResNetV1c
 
-from ndpp_dense.freeze import freeze_where_weights_are
 from ndpp_dense.integrations.mmseg.config import read_options
 from ndpp_dense.integrations.mmseg.initialization import convert_with_initialization
+from ndpp_dense.statistics import freeze_where_weights_are
 
 
 @MODELS.register_module()

@@ -13,11 +13,11 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from ndpp_dense.convert_report import ConversionReport
-from ndpp_dense.freeze import freeze_where_weights_are
 from ndpp_dense.integrations.mmseg import pretrained  # noqa: F401  (what init_cfg names as "Pretrained")
 from ndpp_dense.integrations.mmseg.config import read_options
 from ndpp_dense.integrations.mmseg.initialization import convert_with_initialization
 from ndpp_dense.layers import WhiteningConfig
+from ndpp_dense.statistics import freeze_where_weights_are
 
 Model = TypeVar("Model", bound=nn.Module)
 BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verified
