@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ndpp_dense.backbones import backbone_card, create_backbone, list_backbones
+    from ndpp_dense.calibrate import calibrate_ndpp
     from ndpp_dense.convert import ConversionReport, convert_to_ndpp
     from ndpp_dense.fold import fold_ndpp
     from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, nd_layers
@@ -21,6 +22,7 @@ _HOMES = {
     "NDLinear": "ndpp_dense.layers",
     "WhiteningConfig": "ndpp_dense.layers",
     "backbone_card": "ndpp_dense.backbones",
+    "calibrate_ndpp": "ndpp_dense.calibrate",
     "convert_to_ndpp": "ndpp_dense.convert",
     "create_backbone": "ndpp_dense.backbones",
     "fold_ndpp": "ndpp_dense.fold",
@@ -40,6 +42,7 @@ __all__ = [
     "WhiteningConfig",
     "__version__",
     "backbone_card",
+    "calibrate_ndpp",
     "convert_to_ndpp",
     "create_backbone",
     "fold_ndpp",
