@@ -69,13 +69,13 @@ class Study:
         return ROOT / "docs" / "results" / self.name
 
 
-def provenance() -> dict[str, str]:
+def provenance(threads: int = 1) -> dict[str, str]:
     """Return hardware and commit (marked ``+`` where the tree differs from it) in words."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
     commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    return {"hardware": f"{model}, 1 thread", "commit": commit}
+    return {"hardware": f"{model}, {threads} thread{'s' if threads > 1 else ''}", "commit": commit}
 
 
 def train(study: Study, method: str, rate: float, seed: int, args: argparse.Namespace) -> None:

@@ -1,0 +1,189 @@
+"""The suites on classifiers and single layers, and the list of all suites."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from bench_case import Case, Settings, Step, Suite, inference_step, training_step
+from bench_collectives import collective_cases
+from bench_frameworks import detector_cases, segmentor_cases
+from bench_memory import memory_step
+from bench_peers import IterNorm2d, fold_batch_norms, obvious, replace_norms
+from bench_profile import profile
+from torch import Tensor, nn
+
+from ndpp_dense import WhiteningConfig, convert_to_ndpp, create_backbone, fold_ndpp
+
+LAYERS = {  # in, out, kernel, stride, side of the input: what ResNet-50 has at 224 pixels
+    "7x7/2, 3 to 64, 224": (3, 64, 7, 2, 224),
+    "1x1, 256 to 64, 56": (256, 64, 1, 1, 56),
+    "3x3, 64 to 64, 56": (64, 64, 3, 1, 56),
+    "3x3, 128 to 128, 28": (128, 128, 3, 1, 28),
+    "1x1, 1024 to 256, 14": (1024, 256, 1, 1, 14),
+    "3x3, 512 to 512, 7": (512, 512, 3, 1, 7),
+}
+POOLING = ("resnet50", "resnet50_max", "resnet50_hybrid", "resnet50_deform_max")
+
+
+def whitened(model: nn.Module, preset: str, unfold: bool = False) -> nn.Module:
+    """Converts a model to ND++; ``unfold`` makes its convolutions work the obvious way."""
+    config = WhiteningConfig.paper("imagenet") if preset == "paper" else WhiteningConfig.fast("imagenet")
+    convert_to_ndpp(model, config)
+    return obvious(model) if unfold else model
+
+
+def frozen_norm(channels: int) -> nn.Module:
+    """Batch norm as detectors freeze it."""
+    from torchvision.ops import FrozenBatchNorm2d
+
+    return FrozenBatchNorm2d(channels)
+
+
+METHODS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "BN": lambda model: model,
+    "SyncBN": nn.SyncBatchNorm.convert_sync_batchnorm,
+    "FrozenBN": partial(replace_norms, make=frozen_norm),
+    "GN": partial(replace_norms, make=partial(nn.GroupNorm, 32)),
+    "LN": partial(replace_norms, make=partial(nn.GroupNorm, 1)),
+    "IterNorm": partial(replace_norms, make=IterNorm2d),
+    "ND++ fast": partial(whitened, preset="fast"),
+    "ND++ paper": partial(whitened, preset="paper"),
+    "ND++ unfold": partial(whitened, preset="paper", unfold=True),
+}
+
+
+def batches(settings: Settings) -> list[int]:
+    """Of images at 224 pixels; 64 is for GPUs, a round of it would take minutes on a CPU."""
+    return [1, 8, 64] if settings.device == "cuda" else [1, 8]
+
+
+def images(batch: int, size: int, settings: Settings, channels: int = 3) -> Tensor:
+    """Random images."""
+    return settings.place(torch.randn(batch, channels, size, size))
+
+
+def layer_cases(settings: Settings) -> list[Case]:
+    """Training steps of one convolution and its norm."""
+
+    def build(shape: tuple[int, ...], method: str) -> Step:
+        channels, out, kernel, stride, side = shape
+        conv = nn.Conv2d(channels, out, kernel, stride, kernel // 2, bias=False)
+        model = METHODS[method](nn.Sequential(conv, nn.BatchNorm2d(out)))
+        x = images(2 if settings.quick else 8, side, settings, channels).requires_grad_(channels > 3)
+        return training_step(settings.place(model), x, settings)
+
+    names = [name for name in METHODS if name not in ("SyncBN", "FrozenBN")]
+    shapes = list(LAYERS.items())[1::2] if settings.quick else LAYERS.items()
+    return [Case(name, {method: partial(build, shape, method) for method in names}) for name, shape in shapes]
+
+
+def backbone_step(method: str, batch: int, size: int, settings: Settings) -> Step:
+    """A training step of ResNet-50."""
+    model = settings.place(METHODS[method](create_backbone("resnet50")))
+    return training_step(model, images(batch, size, settings), settings)
+
+
+def backbone_sizes(settings: Settings) -> list[tuple[int, int]]:
+    """Batches and pixels."""
+    return [(2, 96)] if settings.quick else [(batch, 224) for batch in batches(settings)]
+
+
+def backbone_cases(settings: Settings) -> list[Case]:
+    """Training steps of ResNet-50 with every norm."""
+    return [
+        Case(
+            f"batch {batch}, {size} px",
+            {name: partial(backbone_step, name, batch, size, settings) for name in METHODS},
+        )
+        for batch, size in backbone_sizes(settings)
+    ]
+
+
+def profiled(settings: Settings) -> dict[str, dict[str, float | None]]:
+    """Seconds by part of the training step of ResNet-50 with ND++, at the largest size of the suite."""
+    batch, size = backbone_sizes(settings)[-1]
+    found = {}
+    for name in ("ND++ fast", "ND++ paper"):
+        torch.manual_seed(0)
+        model = settings.place(METHODS[name](create_backbone("resnet50")))
+        found[name] = profile(model, images(batch, size, settings), settings)
+    return found
+
+
+def memory_cases(settings: Settings) -> list[Case]:
+    """Peak memory of training steps of ResNet-50."""
+
+    def build(method: str, batch: int, size: int) -> Step:
+        model = settings.place(METHODS[method](create_backbone("resnet50")))
+        return memory_step(model, images(batch, size, settings), settings)
+
+    sizes = [(2, 96)] if settings.quick else [(8, 224)]
+    names = ("SyncBN", "GN", "IterNorm", "ND++ fast", "ND++ paper", "ND++ unfold")
+    return [
+        Case(
+            f"batch {batch}, {size} px",
+            {name: partial(build, name, batch, size) for name in names},
+            unit="MB",
+            measure=lambda step: float(step()),  # pyright: ignore[reportArgumentType]
+            exact=True,
+        )
+        for batch, size in sizes
+    ]
+
+
+def pooling_cases(settings: Settings) -> list[Case]:
+    """Inference of ResNet-50 and of its pooling relatives, by layout."""
+
+    def build(name: str, batch: int, layout: torch.memory_format, compiled: bool) -> Step:
+        model = create_backbone(name).to(device=settings.device, memory_format=layout)  # type: ignore[call-overload]
+        x = torch.randn(batch, 3, 224, 224, device=settings.device).contiguous(memory_format=layout)
+        return inference_step(torch.compile(model) if compiled else model, x, settings)  # type: ignore[arg-type]
+
+    layouts = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
+    sizes: Sequence[int] = [1] if settings.quick else batches(settings)
+    return [
+        Case(
+            f"batch {batch}, {layout}, {'compiled' if compiled else 'eager'}",
+            {name: partial(build, name, batch, layouts[layout], compiled) for name in POOLING},
+        )
+        for compiled in ([False] if settings.quick else [False, True])
+        for batch in sizes
+        for layout in layouts
+    ]
+
+
+def inference_cases(settings: Settings) -> list[Case]:
+    """Inference of ResNet-50: folded and not."""
+    makers: dict[str, Callable[[], nn.Module]] = {
+        "BN folded": lambda: fold_batch_norms(create_backbone("resnet50")),
+        "BN": lambda: create_backbone("resnet50"),
+        "ND++ folded": lambda: fold_ndpp(whitened(create_backbone("resnet50"), "fast")),
+        "ND++ converted": lambda: whitened(create_backbone("resnet50"), "fast"),
+        "ND++ folded, no local scale": lambda: fold_ndpp(
+            create_backbone("resnet50", ndpp=WhiteningConfig(local_scale="none"))
+        ),
+    }
+
+    def build(name: str, batch: int) -> Step:
+        return inference_step(settings.place(makers[name]()), images(batch, 224, settings), settings)
+
+    sizes = [1] if settings.quick else batches(settings)
+    return [Case(f"batch {batch}, 224 px", {name: partial(build, name, batch) for name in makers}) for batch in sizes]
+
+
+DETECTRON2 = "pip install -e '.[detectron2]' -c constraints.txt && python tools/install_detectron2.py"
+SUITES = {
+    "layer": Suite("Training step of one convolution with its norm", layer_cases),
+    "backbone": Suite("Training step of ResNet-50", backbone_cases),
+    "pooling": Suite("Inference of ResNet-50 with pooling bottlenecks", pooling_cases),
+    "inference": Suite("Inference of ResNet-50, folded and not", inference_cases),
+    "memory": Suite("Peak memory of a training step of ResNet-50", memory_cases),
+    "collectives": Suite("What the norms of ResNet-50 send in a training step", collective_cases),
+    "detector": Suite("Training step of Mask R-CNN R50-FPN", detector_cases, DETECTRON2, quick=False),
+    "segmentor": Suite(
+        "Training step of DeepLabv3 R50",
+        segmentor_cases,
+        "pip install -e '.[mmseg]' -c constraints.txt",
+        quick=False,
+    ),
+}

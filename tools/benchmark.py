@@ -1,0 +1,168 @@
+#!/usr/bin/env python
+"""Measure ND++ and the pooling backbones against their peers: time, memory and communication.
+
+    python tools/benchmark.py --quick
+    python tools/benchmark.py --suite backbone inference --threads 2 --output docs/results/bench
+    python tools/benchmark.py table
+
+Each suite leaves a JSON file and a figure in the output folder; `table` writes docs/performance.md from those in
+docs/results/bench. All peers of a case run in one process, interleaved; see docs/performance.md for the method.
+"""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from readable_errors import readable_errors
+
+QUICK = {"budget": 25.0, "rounds": 5, "warmup": 0}  # the trial step of every peer warms up
+FULL = {"budget": 900.0, "rounds": 10, "warmup": 1}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", nargs="?", choices=("run", "table"), default="run")
+    parser.add_argument("--suite", nargs="+", metavar="NAME", help="default: all that need no detection framework")
+    parser.add_argument("--quick", action="store_true", help="small sizes, at most five minutes on two cores")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
+    parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="of torch on the CPU")
+    parser.add_argument("--rounds", type=int, help=f"to keep, at most (default {FULL['rounds']})")
+    parser.add_argument("--warmup", type=int, help=f"rounds to drop (default {FULL['warmup']})")
+    parser.add_argument(
+        "--budget", type=float, metavar="SECONDS", help="of a suite; three rounds are kept all the same"
+    )
+    parser.add_argument("--amp", action="store_true", help="compute in bfloat16")
+    parser.add_argument("--channels-last", action="store_true", help="lay images and weights out so")
+    parser.add_argument("--graph", action="store_true", help="replay steps as CUDA graphs")
+    parser.add_argument("--profile", action="store_true", help="time the parts of ND++'s step too (suite backbone)")
+    parser.add_argument("--output", type=Path, default=Path("output/bench"), metavar="FOLDER")
+    parser.add_argument("--traceback", action="store_true", help="show where an error arose")
+    return parser
+
+
+def settings_of(args: argparse.Namespace) -> Any:
+    """Return what the command line says about measuring, and pin torch to it.
+
+    Raises:
+        ValueError: A number is out of range, or CUDA is asked for where there is none.
+    """
+    import torch
+    from bench_case import Settings
+
+    chosen = {**(QUICK if args.quick else FULL)}
+    chosen |= {name: value for name in chosen if (value := getattr(args, name)) is not None}
+    if chosen["rounds"] < 1 or chosen["warmup"] < 0 or chosen["budget"] <= 0:
+        raise ValueError(f"--rounds must be at least 1, --warmup 0 and --budget more than 0, got {chosen}.")
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no GPU. Leave the flag out to measure on the CPU.")
+    if args.graph and device != "cuda":
+        raise ValueError("--graph replays CUDA graphs: it needs --device cuda.")
+    torch.set_num_threads(args.threads)
+    flags = {name: getattr(args, name) for name in ("quick", "threads", "amp", "channels_last", "graph", "profile")}
+    return Settings(device=device, **flags, **chosen)
+
+
+def selected(names: list[str] | None) -> list[str]:
+    """Return the suites to run.
+
+    Raises:
+        ValueError: Unknown name; the nearest is named.
+    """
+    from bench_suites import SUITES
+
+    for name in names or []:
+        if name not in SUITES:
+            near = get_close_matches(name.lower(), SUITES, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"Unknown suite {name!r}.{hint} Suites: {', '.join(SUITES)}.")
+    return names or [name for name, suite in SUITES.items() if suite.quick]
+
+
+def run_suite(name: str, settings: Any, folder: Path, command: str) -> None:
+    """Measure a suite and write its files; one whose framework is missing is named and passed over."""
+    from bench_report import draw, machine, stem, write_json
+    from bench_suites import SUITES
+
+    suite = SUITES[name]
+    record = {"suite": name, "says": suite.says, "command": command, "machine": machine(settings)}
+    start = time.monotonic()
+    try:
+        cases = suite.cases(settings)
+    except ModuleNotFoundError as error:
+        print(f"{name}: left out, {error.name} is not installed: {suite.install}", flush=True)
+        return
+    record["cases"] = []
+    for number, case in enumerate(cases):
+        left = settings.budget - (time.monotonic() - start)
+        share = replace(settings, budget=max(left, 0) / (len(cases) - number))
+        record["cases"].append(measured(f"{name} {number + 1}/{len(cases)}: {case.name}", case, share))
+    if settings.profile and name == "backbone":
+        from bench_suites import profiled
+
+        record["profile_case"], record["profile"] = cases[-1].name, profiled(settings)
+    record["load_after"] = list(os.getloadavg())
+    path = folder / f"{stem(name, settings)}.json"
+    write_json(record, path)
+    draw(record, path.with_suffix(".png"))
+    print(f"{name}: {path} and .png", flush=True)
+
+
+def measured(title: str, case: Any, settings: Any) -> dict[str, Any]:
+    """Measure a case behind a progress bar, print its ratios and return its record."""
+    from bench_timing import measure_case, summarise, timer
+    from tqdm import tqdm
+
+    if case.exact:
+        settings = replace(settings, rounds=1, warmup=0, graph=False)
+    total = (1 + settings.warmup + settings.rounds) * len(case.peers)
+    with tqdm(total=total, desc=title, unit="step", leave=False) as bar:
+
+        def tick(label: str) -> None:
+            bar.set_postfix_str(label, refresh=False)
+            bar.update()
+
+        outcome = measure_case(case, settings, case.measure or timer(settings), tick)
+    peers = summarise(outcome.values)
+    first, *others = peers
+    found = ", ".join(f"{label} {peers[label]['ratio']:.3f}" for label in others)
+    print(f"{title}: {first} {peers[first]['median']:.4g} {case.unit}; over it: {found}", flush=True)
+    for label, why in outcome.skipped.items():
+        print(f"  {label} left out: {why}", flush=True)
+    rounds = len(outcome.values[first])
+    return {"name": case.name, "unit": case.unit, "rounds": rounds, "peers": peers, "skipped": outcome.skipped}
+
+
+def said(words: list[str]) -> str:
+    """Return the command line as a record keeps it: where the files went is no matter of the measurement."""
+    if "--output" in words:
+        at = words.index("--output")
+        words = words[:at] + words[at + 2 :]
+    return " ".join(["python tools/benchmark.py", *words])
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and do what it says."""
+    args = parser().parse_args(argv)
+    with readable_errors(args.traceback):
+        if args.command == "table":
+            from bench_report import PAGE, update_page
+            from bench_suites import SUITES
+
+            missing = update_page(SUITES)
+            print(PAGE, f"(not measured: {', '.join(missing)})" if missing else "")
+            return
+        settings = settings_of(args)
+        command = said(list(sys.argv[1:] if argv is None else argv))
+        for name in selected(args.suite):
+            run_suite(name, settings, args.output, command)
+
+
+if __name__ == "__main__":
+    main()
