@@ -141,7 +141,7 @@ def test_a_model_without_norms_is_calibrated_too():
 
 
 def test_the_activation_that_a_norm_carries_stays():
-    norm = timm.layers.BatchNormAct2d(6)
+    norm = timm.layers.BatchNormAct2d(6, act_layer=nn.SiLU)
     norm.running_mean.uniform_(-1, 1)
     model = nn.Sequential(nn.Conv2d(4, 6, 3), norm, nn.Conv2d(6, 2, 1)).eval()
     expected = model(data()[0])
@@ -187,3 +187,20 @@ def test_ranks_calibrate_from_all_data(run_ranks):
     alone = worker.model()
     calibrate_ndpp(alone, worker.batches(0) + worker.batches(1), worker.config())
     torch.testing.assert_close(one, dict(alone.state_dict()))
+
+
+def test_black_images_do_not_count_for_the_average_scale():
+    batches = [2 * x / x.abs().mean((1, 2, 3), keepdim=True) for x in data()]
+    model = net().eval()
+    expected = model[:2](batches[0])
+    calibrate_ndpp(model, [torch.cat([x, torch.zeros_like(x)]) for x in batches], PLAIN.override({"local_scale": "l1"}))
+    torch.testing.assert_close(model[:2](batches[0]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_over_positions_does_not_go_into_the_linear_layer_before_it():
+    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))  # on 8 positions of 6 features
+    model(torch.randn(16, 8, 6))
+    x = torch.randn(16, 8, 6)
+    expected = model.eval()(x)
+    assert calibrate_ndpp(model, [x], PLAIN).dropped_norms == []
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
