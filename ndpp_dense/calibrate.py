@@ -62,7 +62,7 @@ def calibrate_ndpp(
             run every rank must call it with as many batches; statistics are those of all.
         config: How to whiten; ``WhiteningConfig.fast("imagenet")`` if None.
         rules: Exceptions, as :func:`ndpp_dense.convert_to_ndpp` takes them. False for a norm keeps it.
-        num_batches: How many to use, >= 1. Each layer needs more rows (positions of all samples) than D has.
+        num_batches: How many to use, >= 1. Each layer needs as many rows (positions of all samples) as D has, or more.
         forward: Runs the model, which is in evaluation mode, on a batch and returns its output; ``model(batch)`` by
             default. It must reach all layers to be converted.
 
