@@ -25,6 +25,9 @@ for every row: `deeplabv3_r18_{{{{syncbn,gn,ndpp}}}}_camvid.py` with what `SMALL
 SyncBN is batch norm. IoU on the validation images, by MMSegmentation. Written by `python tools/study_camvid.py table`
 from the JSON files in `camvid/`, one a run; the runs by `python tools/study_camvid.py run --data FOLDER`.
 
+All start as MMSegmentation starts them, residual branches at zero: the norm at their end where there is one, the
+convolution in ND++ (a run without is in the last table). `paper` was tried at one learning rate.
+
 Hardware: {{hardware}}. Code: {{commits}} (`+`: with edits).
 """
 METHODS = {"syncbn": "SyncBN", "gn": "GN", "paper": "ND++ `paper`", "fast": "ND++ `fast`"}

@@ -22,6 +22,10 @@ Mask R-CNN R18-FPN from scratch, 300 iterations of 4 images (short side 192) of 
 COCO AP on the validation images, by pycocotools. Written by `python tools/study_nuclei.py table` from the JSON files in
 `nuclei/`, one a run; the runs by `python tools/study_nuclei.py run --data FOLDER`.
 
+All methods start as Detectron2 starts them, but that ND++ starts residual branches at zero
+(`MODEL.NDPP.ZERO_INIT_RESIDUAL`, on by default; the runs with False are in the last table). `paper` whitens with the
+moments of a batch of four images, `fast` with averaged ones. Batch norm and `paper` were tried at one learning rate.
+
 Hardware: {hardware}. Code: {commits} (`+`: with edits).
 """
 METHODS = {"bn": "batch norm", "gn": "group norm", "paper": "ND++ `paper`", "fast": "ND++ `fast`"}
