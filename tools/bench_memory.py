@@ -1,5 +1,8 @@
 """Peak memory of a training step."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
 
@@ -29,8 +32,21 @@ def cuda_peak(step: Step) -> int:
 
 def cpu_peak(step: Step) -> int:
     """The same on the CPU, from the profiler's record of every allocation and release of torch's."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with _muted(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
     results: Any = record.profiler.kineto_results if record.profiler else None
     changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
     return max(accumulate((size for _, size in changes), initial=0))
+
+
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """Keeps the profiler's library, which says when it starts and stops, from writing through the progress bar."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -69,10 +69,10 @@ def graphed(step: Step) -> Step:
 
 
 def measure_case(case: Case, settings: Settings, measure: Measure, tick: Callable[[str], object]) -> Outcome:
-    """Builds the peers of a case, runs each once, and measures them.
+    """Builds the peers of a case, runs each once to warm up, and measures them.
 
     Args:
-        case: What to measure.
+        case: What to measure; an exact one needs no first run.
         settings: Rounds and budget, of this case.
         measure: Maps a step to its value.
         tick: Called with the label after every step.
@@ -86,7 +86,8 @@ def measure_case(case: Case, settings: Settings, measure: Measure, tick: Callabl
         torch.manual_seed(0)
         try:
             steps[label] = build()
-            steps[label]()
+            if not case.exact:
+                steps[label]()
             if settings.graph:
                 steps[label] = graphed(steps[label])
         except UNAVAILABLE as error:
