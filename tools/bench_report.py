@@ -115,11 +115,15 @@ def _section(file: Path, folder: Path) -> str:
 
 
 def result_table(record: Record) -> str:
-    """The median ratio to the baseline with its quartiles, a column a case; of the baseline, the median itself."""
+    """The median ratio to the baseline with its quartiles, a column a case; of the baseline, the median itself.
+
+    What is not a time is exact: there the value stands, with its ratio in brackets.
+    """
     cases = record["cases"]
     labels = list(dict.fromkeys(label for case in cases for label in case["peers"]))
     rows = [[label, *(_cell(case, label) for case in cases)] for label in labels]
-    return table([f"{record['says']}, ratio (quartiles)", *(case["name"] for case in cases)], rows)
+    shown = "ratio (quartiles)" if cases[0]["unit"] == "s" else "value (ratio)"
+    return table([f"{record['says']}: {shown}", *(case["name"] for case in cases)], rows)
 
 
 def _cell(case: Record, label: str) -> str:
@@ -128,8 +132,9 @@ def _cell(case: Record, label: str) -> str:
         return "-"
     if label == next(iter(case["peers"])):
         return f"{peer['median']:.4g} {case['unit']}"
-    low, high = peer["ratio_quartiles"]
-    return f"{peer['ratio']:.3f}" if low == high else f"{peer['ratio']:.3f} ({low:.3f}-{high:.3f})"
+    if case["unit"] != "s":
+        return f"{peer['median']:.4g} ({peer['ratio']:.3f})"
+    return "{:.3f} ({:.3f}-{:.3f})".format(peer["ratio"], *peer["ratio_quartiles"])
 
 
 def _skipped(record: Record) -> list[str]:

@@ -202,6 +202,14 @@ def test_skipped_peers_and_parts_stand_on_the_page():
     assert bench_report._profile_table(record)[0].splitlines()[-1] == "| ND++ fast | 4 | 25% | not measured | 75% |"
 
 
+def test_exact_values_stand_with_their_ratio():
+    peers = {"BN": [2.0], "ND++": [5.0]}
+    case = {"name": "8", "unit": "MB", "peers": summarise(peers)}
+    made = bench_report.result_table({"says": "Peak", "cases": [case]}).splitlines()
+    assert made[0] == "| Peak: value (ratio) | 8 |"
+    assert made[2:] == ["| BN | 2 MB |", "| ND++ | 5 (2.500) |"]
+
+
 def test_every_suite_has_its_place_on_the_page():
     text = bench_report.PAGE.read_text(encoding="utf-8")
     assert all(f"<!-- bench:{name} -->" in text and f"<!-- /bench:{name} -->" in text for name in bench_suites.SUITES)
