@@ -60,7 +60,8 @@ def run(args: argparse.Namespace) -> None:
     write_backbone(backbone, args.target, args.output, _say)
     _say(f"wrote {args.output} ({Path(args.output).stat().st_size / 1e6:.1f} MB)")
     _say(*usage(backbone.model, source, args.target, args.output))
-    _say(*cautions(file, source, args.target, bool(whitened_layers(backbone.entries))))
+    whitened = bool(whitened_layers(backbone.entries))
+    _say(*cautions(file, source, args.target, whitened, backbone.facts["ndpp"]))
 
 
 def _calibrated(args: argparse.Namespace, backbone):

@@ -33,6 +33,7 @@ _SIGNS = {
     "timm": re.compile(r"conv1\.|layer1\.\d"),
 }
 _IN_MMSEG = re.compile(r"(?:conv1|bn1|layer[1-4]\.\d+\.(?:conv[123]|bn[123]|downsample\.[01]))\.")
+_BLOCKS = ("preset", "block_size", "block_size_spatial", "block_size_linear", "shared_blocks")
 _CAFFE2 = re.compile(r"conv1_w$|res\d_\d+_branch\d\w_w$")
 _RGB = "INPUT.FORMAT RGB MODEL.PIXEL_MEAN [123.675,116.28,103.53] MODEL.PIXEL_STD [58.395,57.12,57.375]"
 
@@ -173,7 +174,9 @@ def usage(model: str, source: str, target: str, path: str | Path) -> list[str]:
     return [f"use it with: tools/train_net.py --config CONFIG MODEL.WEIGHTS {path} {' '.join(settings)}"]
 
 
-def cautions(file: WeightFile, source: str, target: str, whitened: bool) -> list[str]:
+def cautions(
+    file: WeightFile, source: str, target: str, whitened: bool, settings: Mapping[str, Any] | None = None
+) -> list[str]:
     """What could go wrong with converted weights unseen.
 
     Args:
@@ -181,6 +184,7 @@ def cautions(file: WeightFile, source: str, target: str, whitened: bool) -> list
         source: Its format.
         target: Format that was written.
         whitened: Whether the weights have ND++ statistics.
+        settings: The ``ndpp`` settings that these were made with, where they are known.
 
     Returns:
         Lines of text.
@@ -192,7 +196,11 @@ def cautions(file: WeightFile, source: str, target: str, whitened: bool) -> list
             "convolutions and BGR images of 0 to 255. Their weights fit elsewhere by name and compute something else."
         )
     if whitened:
-        lines.append("note: ND++ statistics fit models with the same block sizes only.")
+        blocks = ", ".join(f"{name}={settings[name]}" for name in _BLOCKS if name in settings) if settings else ""
+        made = f" ({blocks})" if blocks else ""
+        lines.append(
+            f"note: ND++ statistics fit models with the same blocks only{made}: set them in the ndpp settings."
+        )
     return lines
 
 

@@ -117,11 +117,12 @@ def test_a_classifier_keeps_its_head(tmp_path, suffix):
         assert torch.load(tmp_path / "b.pth", weights_only=True).keys() == entries.keys()
 
 
-def test_facts_and_wrappers(tmp_path):
+def test_facts_and_wrappers(tmp_path, capsys):
     entries = {f"module.{name}": value for name, value in weights("small18", WhiteningConfig.fast()).items()}
     config = {"name": "small18", "ndpp": {"preset": "fast"}}
     torch.save({"model": entries, "config": config}, tmp_path / "best.pth")
     convert(tmp_path / "best.pth", tmp_path / "b.pth", "--to", "timm")
+    assert "with the same blocks only (preset=fast)" in capsys.readouterr().out
     facts = torch.load(tmp_path / "b.pth", weights_only=True)["ndpp_dense"]
     assert len(facts.pop("sha256")) == 64
     assert facts == {"source": "best.pth", "model": "small18", "ndpp": {"preset": "fast"}, "format": "timm"}
