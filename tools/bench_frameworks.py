@@ -1,5 +1,6 @@
 """The suites on whole models, built by their frameworks from our configs: Mask R-CNN and DeepLabv3."""
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,8 @@ def detector_cases(settings: Settings) -> list[Case]:
     """Training steps of Mask R-CNN R50-FPN on random images with boxes and masks."""
     import detectron2  # noqa: F401  (says that it is missing before anything is built)
 
+    _mute()
+
     sizes = [(1, 128, 160)] if settings.quick else [(2, 512, 512), (2, 800, 1344)]
     return [
         Case(
@@ -31,6 +34,8 @@ def segmentor_cases(settings: Settings) -> list[Case]:
     """Training steps of DeepLabv3 R50 on random images and labels."""
     import mmseg  # noqa: F401
 
+    _mute()
+
     full = (2, 512, 1024) if settings.device == "cuda" else (2, 256, 512)
     sizes = [(2, 64, 128) if settings.quick else full]
     labels = ["BN", "SyncBN", "GN", *PRESETS]
@@ -41,6 +46,11 @@ def segmentor_cases(settings: Settings) -> list[Case]:
         )
         for batch, height, width in sizes
     ]
+
+
+def _mute() -> None:
+    """Keeps what the frameworks deprecate in one another from the progress bar."""
+    warnings.filterwarnings("ignore", module=r"(torch|detectron2|fvcore|mmengine|mmcv|mmseg)\.")
 
 
 def _detector_step(label: str, batch: int, height: int, width: int, settings: Settings) -> Step:

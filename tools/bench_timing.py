@@ -55,7 +55,11 @@ def timer(settings: Settings) -> Measure:
 
 
 def graphed(step: Step) -> Step:
-    """Captures a step as a CUDA graph; what is returned replays it."""
+    """Captures a step as a CUDA graph; what is returned replays it.
+
+    Raises:
+        NotImplementedError: The step waits for the device, or copies from the host, and cannot be captured.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # capture wants lazily made state to be there, and no work on the default stream
@@ -63,8 +67,11 @@ def graphed(step: Step) -> Step:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        step()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:
+        raise NotImplementedError(f"no CUDA graph: {error}") from error
     return graph.replay
 
 
