@@ -13,6 +13,7 @@ Examples::
 """
 
 import argparse
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,7 @@ def _say(*lines: str) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and run."""
+    warnings.filterwarnings("ignore", message="`torch.jit.script` is deprecated")  # Detectron2's own, and harmless
     args = parser().parse_args(argv)
     with readable_errors(args.traceback):
         run(args)

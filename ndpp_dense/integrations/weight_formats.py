@@ -35,7 +35,7 @@ _SIGNS = {
 _IN_MMSEG = re.compile(r"(?:conv1|bn1|layer[1-4]\.\d+\.(?:conv[123]|bn[123]|downsample\.[01]))\.")
 _BLOCKS = ("preset", "block_size", "block_size_spatial", "block_size_linear", "shared_blocks")
 _CAFFE2 = re.compile(r"conv1_w$|res\d_\d+_branch\d\w_w$")
-_RGB = "INPUT.FORMAT RGB MODEL.PIXEL_MEAN [123.675,116.28,103.53] MODEL.PIXEL_STD [58.395,57.12,57.375]"
+_RGB = "INPUT.FORMAT RGB MODEL.PIXEL_MEAN '[123.675,116.28,103.53]' MODEL.PIXEL_STD '[58.395,57.12,57.375]'"
 
 
 def detect_format(file: WeightFile) -> tuple[str, str]:
