@@ -76,13 +76,15 @@ class Suite:
     Attributes:
         says: What is compared, for the page and the figure.
         cases: From settings to the sizes.
-        install: What to install for it.
+        needs: Modules that it imports beyond torch.
+        install: The command that installs them.
         quick: Whether it is among those that run where none is named.
     """
 
     says: str
     cases: Callable[[Settings], list[Case]]
-    install: str = "pip install -e '.[pretrain]'"
+    needs: tuple[str, ...] = ()
+    install: str = ""
     quick: bool = True
 
 

@@ -16,8 +16,6 @@ OBJECTS = 6  # in every image
 
 def detector_cases(settings: Settings) -> list[Case]:
     """Training steps of Mask R-CNN R50-FPN on random images with boxes and masks."""
-    import detectron2  # noqa: F401  (says that it is missing before anything is built)
-
     _mute()
 
     sizes = [(1, 128, 160)] if settings.quick else [(2, 512, 512), (2, 800, 1344)]
@@ -32,8 +30,6 @@ def detector_cases(settings: Settings) -> list[Case]:
 
 def segmentor_cases(settings: Settings) -> list[Case]:
     """Training steps of DeepLabv3 R50 on random images and labels."""
-    import mmseg  # noqa: F401
-
     _mute()
 
     full = (2, 512, 1024) if settings.device == "cuda" else (2, 256, 512)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from bench_case import Case, Settings, Step, Suite, inference_step, training_step
@@ -171,19 +172,16 @@ def inference_cases(settings: Settings) -> list[Case]:
     return [Case(f"batch {batch}, 224 px", {name: partial(build, name, batch) for name in makers}) for batch in sizes]
 
 
+TIMM: dict[str, Any] = {"needs": ("timm", "torchvision"), "install": "pip install -e '.[pretrain]' -c constraints.txt"}
 DETECTRON2 = "pip install -e '.[detectron2]' -c constraints.txt && python tools/install_detectron2.py"
+MMSEG = "pip install -e '.[mmseg]' -c constraints.txt"
 SUITES = {
     "layer": Suite("Training step of one convolution with its norm", layer_cases),
-    "backbone": Suite("Training step of ResNet-50", backbone_cases),
-    "pooling": Suite("Inference of ResNet-50 with pooling bottlenecks", pooling_cases),
-    "inference": Suite("Inference of ResNet-50, folded and not", inference_cases),
-    "memory": Suite("Peak memory of a training step of ResNet-50", memory_cases),
-    "collectives": Suite("What the norms of ResNet-50 send in a training step", collective_cases),
-    "detector": Suite("Training step of Mask R-CNN R50-FPN", detector_cases, DETECTRON2, quick=False),
-    "segmentor": Suite(
-        "Training step of DeepLabv3 R50",
-        segmentor_cases,
-        "pip install -e '.[mmseg]' -c constraints.txt",
-        quick=False,
-    ),
+    "backbone": Suite("Training step of ResNet-50", backbone_cases, **TIMM),
+    "pooling": Suite("Inference of ResNet-50 with pooling bottlenecks", pooling_cases, **TIMM),
+    "inference": Suite("Inference of ResNet-50, folded and not", inference_cases, **TIMM),
+    "memory": Suite("Peak memory of a training step of ResNet-50", memory_cases, **TIMM),
+    "collectives": Suite("What the norms of ResNet-50 send in a training step", collective_cases, **TIMM),
+    "detector": Suite("Training step of Mask R-CNN R50-FPN", detector_cases, ("detectron2",), DETECTRON2, quick=False),
+    "segmentor": Suite("Training step of DeepLabv3 R50", segmentor_cases, ("mmseg",), MMSEG, quick=False),
 }

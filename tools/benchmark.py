@@ -15,6 +15,7 @@ import sys
 import time
 from dataclasses import replace
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -91,14 +92,13 @@ def run_suite(name: str, settings: Any, folder: Path, command: str) -> None:
     from bench_suites import SUITES
 
     suite = SUITES[name]
-    record = {"suite": name, "says": suite.says, "command": command, "machine": machine(settings)}
-    start = time.monotonic()
-    try:
-        cases = suite.cases(settings)
-    except ModuleNotFoundError as error:
-        print(f"{name}: left out, {error.name} is not installed: {suite.install}", flush=True)
+    missing = [module for module in suite.needs if find_spec(module) is None]
+    if missing:
+        print(f"{name}: left out, {' and '.join(missing)} not installed: {suite.install}", flush=True)
         return
-    record["cases"] = []
+    record = {"suite": name, "says": suite.says, "command": command, "machine": machine(settings), "cases": []}
+    start = time.monotonic()
+    cases = suite.cases(settings)
     for number, case in enumerate(cases):
         left = settings.budget - (time.monotonic() - start)
         share = replace(settings, budget=max(left, 0) / (len(cases) - number))
