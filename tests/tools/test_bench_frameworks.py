@@ -1,0 +1,48 @@
+import bench_collectives
+import bench_frameworks
+import pytest
+import torch
+from bench_case import Settings
+from bench_peers import UnfoldNDConv2d
+from torch import nn
+
+from ndpp_dense.layers import NDLayer
+
+
+def _count(model, kind):
+    return sum(isinstance(module, kind) for module in model.modules())
+
+
+@pytest.mark.detectron2
+def test_detectors_differ_in_their_norms_alone_and_train():
+    pytest.importorskip("detectron2")
+    group = bench_frameworks._detector("GN", Settings())
+    assert _count(group, nn.GroupNorm) == 53 + 8 + 4  # backbone, FPN, mask head
+    assert _count(group, nn.BatchNorm2d) == 0
+    white = bench_frameworks._detector("ND++ unfold", Settings())
+    assert _count(white, UnfoldNDConv2d) == 53 + 8 + 4
+    assert _count(white, (nn.GroupNorm, nn.BatchNorm2d)) == 0
+    names = [{name for name, _ in model.named_parameters() if name.endswith("weight")} for model in (group, white)]
+    assert {name for name in names[0] - names[1] if ".norm." not in name} == set()
+    bench_frameworks._detector_step("FrozenBN", 1, 64, 64, Settings())()
+
+
+@pytest.mark.mmseg
+def test_segmentors_differ_in_their_norms_alone_and_train():
+    pytest.importorskip("mmseg")
+    group, white = (bench_frameworks._segmentor(label) for label in ("GN", "ND++ paper"))
+    norms = _count(group, nn.GroupNorm)
+    assert norms > 53
+    assert _count(white, (nn.GroupNorm, nn.modules.batchnorm._NormBase)) == 0
+    assert _count(white, NDLayer) == norms
+    bench_frameworks._segmentor_step("BN", 2, 32, 32, Settings())()
+
+
+@pytest.mark.slow
+def test_synchronised_batch_norm_sends_what_it_must():
+    found = bench_collectives.traffic(Settings(quick=True), 2, 96)
+    channels = 26560  # of all norms of ResNet-50
+    assert found["SyncBN"] == {"collectives": 2 * 53, "MB": pytest.approx(2 * 4 * (2 * channels + 53) / 1e6)}
+    assert 54 <= found["ND++ fast"]["collectives"] <= 2 * 54  # the second half where there were too few rows
+    assert found["ND++ paper"]["MB"] > found["ND++ fast"]["MB"] > 24
+    assert torch.distributed.is_initialized() is False
