@@ -1,0 +1,1 @@
+"""ImageNet pretraining of backbones on timm's data pipeline, optimizers and schedules."""

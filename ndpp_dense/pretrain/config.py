@@ -1,0 +1,194 @@
+"""All settings of a pretraining run, checked together."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from math import isfinite
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]
+
+from ndpp_dense.options import read_options
+
+__all__ = ["AMP_DTYPES", "TASK", "PretrainConfig", "field_types"]
+
+TASK = "imagenet"
+AMP_DTYPES = ("bfloat16", "float16")
+_CHOICES = {
+    "schedule": ("cosine", "step"),
+    "amp": ("", *AMP_DTYPES),
+    "interpolation": ("bilinear", "bicubic", "random"),
+}
+_AUGMENTATIONS = ("", "rand", "augmix", "original", "originalr", "v0", "v0r", "3a", "3aw")
+_AT_LEAST_1 = ("image_size", "epochs", "batch_size", "accumulation", "eval_every", "log_every", "stats_batches")
+_NOT_NEGATIVE = ("workers", "save_every", "seed", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad")
+_NOT_NEGATIVE += ("color_jitter", "mixup", "cutmix")
+_POSITIVE = ("lr", "decay_epochs", "decay_rate")
+_SHARES = ("erasing", "smoothing", "momentum", "ema_decay")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Settings of a run; the defaults are ResNet-50's published recipe with batch size 256 and a cosine schedule.
+
+    Attributes:
+        name: A name of ``list_backbones()``, or of timm's models.
+        num_classes: Checked against the data; None takes what the data has.
+        ndpp: How to whiten, see :func:`ndpp_dense.options.read_options`; None trains the network as it is published.
+        sync_bn: Batch normalisation over all GPUs.
+        weights: Checkpoint to start from (``.pth`` or ``.safetensors``); empty for random weights.
+        image_size: Pixels a side.
+        crop_scale: Smallest and largest share of an image's area that a training crop takes.
+        crop_pct: Share of a side that the central crop for evaluation takes, in (0, 1].
+        interpolation: ``"bilinear"``, ``"bicubic"`` or ``"random"`` (of the two, in training).
+        color_jitter: Strength; 0 for none. ``auto_augment`` puts it out of use.
+        auto_augment: timm's string, such as ``"rand-m9-mstd0.5"``; empty for none.
+        erasing: Probability that a random rectangle of an image is replaced by noise.
+        mixup: Alpha of Mixup; 0 for none.
+        cutmix: Alpha of CutMix; 0 for none.
+        smoothing: Label smoothing.
+        workers: Loader processes of every rank; 0 loads in the training process.
+        epochs: Length of the run, warm-up included.
+        batch_size: Images of an optimizer step, over all ranks and portions.
+        accumulation: Portions in which a rank takes its share of the batch.
+        optimizer: A name of timm's optimizers: ``"momentum"``, ``"sgd"`` (with Nesterov momentum), ``"adamw"``, ...
+        lr: Highest learning rate.
+        momentum: Of optimizers that have it.
+        weight_decay: Of the weights.
+        decay_all: Whether biases and norms decay too.
+        schedule: ``"cosine"`` or ``"step"``; both move after every optimizer step.
+        warmup_epochs: Epochs in which the learning rate rises to where the schedule is by then.
+        warmup_lr: Learning rate at the start of these.
+        min_lr: Learning rate at the end of a cosine schedule.
+        decay_epochs: Epochs of a step of the step schedule.
+        decay_rate: Factor of a step.
+        clip_grad: Largest norm of the gradient; 0 for no limit.
+        ema_decay: Decay of averaged weights, which are then evaluated beside training; 0 for none. Builds up at first.
+        amp: Mixed precision in ``"bfloat16"`` or ``"float16"`` (with loss scaling); empty for full precision.
+        channels_last: Memory format of images and weights.
+        compile: Whether ``torch.compile`` prepares the training step.
+        seed: Of weights, order and augmentation.
+        eval_every: Epochs between evaluations; the last epoch always has one.
+        save_every: Optimizer steps between checkpoints within an epoch; 0 saves at the ends of epochs only.
+        log_every: Optimizer steps between records of loss and learning rate.
+        stats_batches: Training batches from which ND++ statistics are estimated anew before evaluating and saving,
+            where they follow single batches (``ndpp: {statistics: batch}``).
+    """
+
+    name: str = "resnet50"
+    num_classes: int | None = None
+    ndpp: dict[str, Any] | None = None
+    sync_bn: bool = False
+    weights: str = ""
+    image_size: int = 224
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_pct: float = 0.875
+    interpolation: str = "bilinear"
+    color_jitter: float = 0.0
+    auto_augment: str = ""
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    smoothing: float = 0.0
+    workers: int = 4
+    epochs: int = 90
+    batch_size: int = 256
+    accumulation: int = 1
+    optimizer: str = "momentum"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    decay_all: bool = True
+    schedule: str = "cosine"
+    warmup_epochs: int = 0
+    warmup_lr: float = 0.0
+    min_lr: float = 0.0
+    decay_epochs: int = 30
+    decay_rate: float = 0.1
+    clip_grad: float = 0.0
+    ema_decay: float = 0.0
+    amp: str = ""
+    channels_last: bool = False
+    compile: bool = False
+    seed: int = 0
+    eval_every: int = 1
+    save_every: int = 0
+    log_every: int = 50
+    stats_batches: int = 20
+
+    def __post_init__(self) -> None:
+        """Reports every fault at once.
+
+        Raises:
+            ValueError: Values of a wrong type, out of range, unknown, or at odds with one another.
+        """
+        # Ranges can only be compared where the types are right.
+        faults = list(_type_faults(self)) or [*_range_faults(self), *_choice_faults(self), *_contradictions(self)]
+        if faults:
+            raise ValueError("the pretraining settings have faults:\n  " + "\n  ".join(faults))
+
+
+def field_types() -> dict[str, Any]:
+    """Types of all settings by name."""
+    return get_type_hints(PretrainConfig)
+
+
+def _type_faults(config: PretrainConfig) -> Iterator[str]:
+    types_by_name = field_types()
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if not _fits(value, types_by_name[field.name]):
+            yield f"{field.name} = {value!r}: it must be {str(field.type).replace('[str, Any]', '')}"
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(_fits(value, choice) for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        sizes = get_args(kind)
+        return isinstance(value, tuple) and len(value) == len(sizes) and all(map(_fits, value, sizes))
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, get_origin(kind) or kind)
+
+
+def _range_faults(config: PretrainConfig) -> Iterator[str]:
+    bounds = [(name, getattr(config, name) >= 1, ">= 1") for name in _AT_LEAST_1]
+    bounds += [(name, getattr(config, name) >= 0, ">= 0") for name in _NOT_NEGATIVE]
+    bounds += [(name, getattr(config, name) > 0, "> 0") for name in _POSITIVE]
+    bounds += [(name, 0 <= getattr(config, name) < 1, "in [0, 1)") for name in _SHARES]
+    bounds += [("crop_pct", 0 < config.crop_pct <= 1, "in (0, 1]")]
+    bounds += [("crop_scale", 0 < config.crop_scale[0] <= config.crop_scale[1] <= 1, "two shares, the smaller first")]
+    bounds += [("num_classes", config.num_classes is None or config.num_classes >= 2, ">= 2, or left out")]
+    for name, fine, wanted in bounds:
+        if not fine:
+            yield f"{name} = {getattr(config, name)!r}: it must be {wanted}"
+
+
+def _choice_faults(config: PretrainConfig) -> Iterator[str]:
+    chosen = [(name, getattr(config, name), choices) for name, choices in _CHOICES.items()]
+    chosen += [("optimizer", config.optimizer, tuple(list_optimizers()))]
+    chosen += [("auto_augment", config.auto_augment.split("-")[0], _AUGMENTATIONS)]
+    for name, value, choices in chosen:
+        if value not in choices:
+            near = get_close_matches(value, choices, n=3) or choices
+            yield f"{name} = {value!r}: it must be one of {', '.join(map(repr, near))}"
+
+
+def _contradictions(config: PretrainConfig) -> Iterator[str]:
+    if config.batch_size % config.accumulation:
+        yield f"batch_size = {config.batch_size} does not split into accumulation = {config.accumulation} portions"
+    if config.warmup_epochs >= config.epochs and config.warmup_epochs:
+        yield f"warmup_epochs = {config.warmup_epochs} leaves nothing of epochs = {config.epochs}"
+    if config.optimizer in ("sgd", "nesterov") and config.momentum == 0:
+        yield f"optimizer = {config.optimizer!r} has Nesterov momentum, but momentum = 0: use optimizer 'momentum'"
+    if config.ndpp is not None:
+        try:
+            read_options(config.ndpp, TASK)
+        except ValueError as error:
+            yield f"ndpp: {error}"

@@ -1,0 +1,44 @@
+"""Loss and accuracy on the validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from timm.utils.metrics import accuracy
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ndpp_dense.pretrain.config import PretrainConfig
+from ndpp_dense.pretrain.processes import sum_numbers
+from ndpp_dense.pretrain.step import run_network
+from ndpp_dense.pretrain.stream import Batch
+
+__all__ = ["evaluate"]
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module, batches: Iterable[Batch], config: PretrainConfig, device: torch.device
+) -> dict[str, float]:
+    """Evaluates a network on the images of all ranks; every rank must call it.
+
+    Args:
+        network: Its statistics as they are; left in evaluation mode.
+        batches: This rank's validation batches.
+        config: Settings.
+        device: Where the network is.
+
+    Returns:
+        ``loss`` (cross entropy), ``top1`` and ``top5`` (in percent; of fewer than five classes, of as many).
+    """
+    network.eval()
+    count, loss, first, fifth = 0, torch.zeros((), device=device), 0.0, 0.0
+    for images, targets in batches:
+        logits = run_network(network, images, config)
+        top1, top5 = accuracy(logits, targets, topk=(1, 5))
+        count += len(targets)
+        loss += cross_entropy(logits, targets, reduction="sum")
+        first, fifth = first + top1 * len(targets), fifth + top5 * len(targets)
+    total, *sums = sum_numbers(count, float(loss), float(first), float(fifth), device=device)
+    return dict(zip(("loss", "top1", "top5"), (value / total for value in sums), strict=True))

@@ -1,0 +1,89 @@
+"""The network of a run: by name, converted to ND++, with the weights it starts from."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import timm
+import torch
+from timm.layers.norm_act import convert_sync_batchnorm
+from timm.models import load_state_dict
+from torch import nn
+
+from ndpp_dense.backbones import create_backbone, list_backbones
+from ndpp_dense.convert import convert_to_ndpp
+from ndpp_dense.ops.collectives import world_size
+from ndpp_dense.options import read_options
+from ndpp_dense.pretrain.config import TASK, PretrainConfig
+
+__all__ = ["READ_ERRORS", "build_network", "load_weights", "to_device"]
+
+# What torch.load and safetensors raise on truncated, foreign or overwritten files.
+READ_ERRORS = (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, UnicodeDecodeError)
+
+
+def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
+    """Builds the network on the CPU, with random weights from the global generator.
+
+    Args:
+        config: Settings; read are ``name``, ``ndpp``, ``image_size`` and ``weights``.
+        num_classes: Outputs of the classifier.
+
+    Returns:
+        The network; after conversion its ``ndpp_report`` says what was done.
+
+    Raises:
+        FileNotFoundError: ``weights`` names no file.
+        ValueError: Unknown name, settings that do not fit the network, or weights that do not.
+        RuntimeError: A converted layer does not run.
+    """
+    network = _by_name(config.name, num_classes)
+    if config.ndpp is not None:
+        options = read_options(config.ndpp, TASK)
+        report = convert_to_ndpp(network, options.config, options.rules)
+        if options.verify:
+            report.verify(network, torch.zeros(1, 3, config.image_size, config.image_size))
+        object.__setattr__(network, "ndpp_report", report)
+    if config.weights:
+        load_weights(network, config.weights)
+    return network
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Loads every weight from a file; averaged ones where a checkpoint has both.
+
+    Args:
+        network: Where to.
+        path: ``.safetensors``, or ``.pth`` with the weights or a checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is unreadable or does not fit; names what is missing or left over.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"weights: there is no file {path}.")
+    try:
+        weights = load_state_dict(str(path))
+    except READ_ERRORS as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"weights: cannot read {path}: {reason}. Copy or download it again.") from error
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"weights: {path} does not fit {type(network).__name__}: {reason[:600]}") from error
+
+
+def to_device(network: nn.Module, config: PretrainConfig, device: torch.device) -> nn.Module:
+    """Moves a network to where it runs, in the memory format of the settings, its norms synchronised if they ask so."""
+    if config.sync_bn and world_size() > 1 and device.type == "cuda":  # there is none on CPUs
+        network = convert_sync_batchnorm(network)
+    network = network.to(device)
+    return network.to(memory_format=torch.channels_last) if config.channels_last else network  # pyright: ignore
+
+
+def _by_name(name: str, num_classes: int) -> nn.Module:
+    if name not in list_backbones() and timm.is_model(name):
+        return timm.create_model(name, num_classes=num_classes)
+    return create_backbone(name, num_classes)

@@ -1,0 +1,135 @@
+"""One optimizer step: portions, mixed precision, clipping, and a guard against NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import ExitStack
+from inspect import signature
+from typing import Any
+
+import torch
+from timm.utils.clip_grad import dispatch_clip_grad
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ndpp_dense.nonfinite import divergence_message, first_nonfinite_layer
+from ndpp_dense.pretrain.batch_augment import BatchAugment, loss_function
+from ndpp_dense.pretrain.config import PretrainConfig
+from ndpp_dense.pretrain.processes import gather, sum_numbers, world_size
+from ndpp_dense.pretrain.stream import Batch
+from ndpp_dense.rng import get_rng_state, set_rng_state
+from ndpp_dense.statistics import hold_stats
+
+__all__ = ["OptimizerStep", "run_network"]
+
+_ADVICE = (
+    "Try a lower lr, warmup_epochs, clip_grad, or a larger ndpp.eps if the layer is an ND++ layer; with amp=float16 "
+    "try bfloat16."
+)
+
+
+def run_network(network: nn.Module, images: torch.Tensor, config: PretrainConfig) -> torch.Tensor:
+    """Logits ``(N, classes)`` in float32, in the precision and memory format of the settings."""
+    if config.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    dtype = getattr(torch, config.amp) if config.amp else None
+    with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
+        return network(images).float()
+
+
+class OptimizerStep:
+    """Makes optimizer steps.
+
+    Args:
+        network: The network itself.
+        optimizer: Its optimizer.
+        config: Settings.
+        num_classes: Classes.
+        device: Where all of them are.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: PretrainConfig,
+        num_classes: int,
+        device: torch.device,
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.config = config
+        self.augment = BatchAugment(config, num_classes, device)
+        self.loss = loss_function(config)
+        # float16 loses small gradients; bfloat16 has float32's range.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "float16")
+        self._parallel = _distributed(network, device)
+        self._trained: Any = torch.compile(self._parallel) if config.compile else self._parallel
+
+    def __call__(self, portions: Sequence[Batch], number: int, good_checkpoint: str | None = None) -> float:
+        """Makes one step from the portions of a batch.
+
+        Args:
+            portions: This rank's, each ``(images, targets)``.
+            number: Of the step, for messages.
+            good_checkpoint: The last one saved, for messages.
+
+        Returns:
+            The mean loss over portions and ranks.
+
+        Raises:
+            FloatingPointError: The loss is not finite; names the layer. Weights are as before the step.
+        """
+        self.network.train()
+        augmented = [self.augment(*portion) for portion in portions]
+        before = get_rng_state()
+        self.optimizer.zero_grad(set_to_none=True)
+        own = self._accumulate(augmented)
+        loss = sum_numbers(own, device=augmented[0][0].device)[0] / world_size()
+        if not math.isfinite(loss):
+            set_rng_state(before)
+            raise FloatingPointError(self._describe(augmented, loss, number, good_checkpoint))
+        if self.config.clip_grad:
+            self.scaler.unscale_(self.optimizer)
+            dispatch_clip_grad(self.network.parameters(), self.config.clip_grad)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss
+
+    def _accumulate(self, portions: Sequence[Batch]) -> float:
+        """Adds up the gradients of all portions; returns their mean loss."""
+        total = torch.zeros((), device=portions[0][0].device)
+        for index, (images, targets) in enumerate(portions):
+            with ExitStack() as stack:
+                if index > 0:  # running statistics move once a step
+                    stack.enter_context(hold_stats(self.network))
+                if index < len(portions) - 1 and isinstance(self._parallel, DistributedDataParallel):
+                    stack.enter_context(self._parallel.no_sync())  # gradients are exchanged once a step
+                loss = self.loss(run_network(self._trained, images, self.config), targets) / len(portions)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total.item()
+
+    def _describe(self, portions: Sequence[Batch], loss: float, number: int, good_checkpoint: str | None) -> str:
+        """Repeats the step to find the layer where it went wrong; all ranks are here together."""
+
+        def repeat() -> None:
+            for images, _ in portions:
+                run_network(self.network, images, self.config)
+
+        found = gather(first_nonfinite_layer(self.network, repeat))
+        layer = next((layer for layer in found if layer), None)
+        return divergence_message(number, f"the loss is {loss:.4g}", layer, good_checkpoint, _ADVICE)
+
+
+def _distributed(network: nn.Module, device: torch.device) -> nn.Module:
+    if world_size() == 1:
+        return network
+    # ND++ and synchronised norms keep their buffers equal themselves. Newer releases of torch have another name for it.
+    known = signature(DistributedDataParallel).parameters
+    options: dict[str, Any] = {
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+    }
+    options["device_ids"] = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(network, **options)

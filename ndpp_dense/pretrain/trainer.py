@@ -1,0 +1,179 @@
+"""The training loop: steps, evaluations, checkpoints, and resuming at any step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils.random import random_seed
+
+from ndpp_dense.nonfinite import nonfinite_parameters
+from ndpp_dense.pretrain import checkpoint
+from ndpp_dense.pretrain.config import PretrainConfig
+from ndpp_dense.pretrain.evaluation import evaluate
+from ndpp_dense.pretrain.images import ImageSet
+from ndpp_dense.pretrain.network import build_network, to_device
+from ndpp_dense.pretrain.processes import from_main, is_main, rank, world_size
+from ndpp_dense.pretrain.progress import Progress
+from ndpp_dense.pretrain.state import TrainingState
+from ndpp_dense.pretrain.stream import Batch, TrainStream, ValidationShard, train_batches, validation_batches
+
+__all__ = ["Pretrainer"]
+
+_log = logging.getLogger(__name__)
+
+
+class Pretrainer:
+    """Trains a classifier.
+
+    A run that is killed at any moment and resumed ends with the same bits as one that was left alone, on the same
+    number of processes and with deterministic kernels (the CPU's are).
+
+    Args:
+        config: Settings.
+        train: Training images.
+        val: Validation images, of the same classes.
+        device: Where to train.
+        output: Folder of the run.
+
+    Attributes:
+        state: Weights and everything else that changes.
+        total: Optimizer steps of the whole run.
+
+    Raises:
+        FileNotFoundError: ``config.weights`` names no file.
+        ValueError: Settings, images and network do not fit together.
+    """
+
+    def __init__(
+        self, config: PretrainConfig, train: ImageSet, val: ImageSet, device: torch.device, output: str | Path
+    ) -> None:
+        self.config = config
+        self.device = device
+        self.output = Path(output)
+        self._images, self._val = train, val
+        stream = self._stream(config.seed, 0)
+        self._portion_size = stream.portion_size
+        random_seed(config.seed)  # equal weights on all ranks
+        network = to_device(build_network(config, len(train.classes)), config, device)
+        self.state = TrainingState(
+            config, network, len(train.classes), stream.steps_per_epoch, self._stats_batches, device
+        )
+        self.total = config.epochs * stream.steps_per_epoch
+        random_seed(config.seed, rank())  # erasing, mixing and dropout of its own on every rank
+
+    def resume(self) -> bool:
+        """Continues the newest readable checkpoint of the output folder.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            CheckpointReadError: There are checkpoints, and none is readable.
+            ValueError: The checkpoint belongs to another run.
+        """
+        found = from_main(checkpoint.newest_readable(self.output) if is_main() else None)
+        if found is None:
+            _log.warning("Nothing to resume in %s: starting from the beginning.", self.output)
+            return False
+        saved = checkpoint.read_checkpoint(found)
+        try:
+            before, now = saved["data"], self._data_facts()
+            self.state.load_state_dict(saved)
+        except (RuntimeError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"checkpoint {found} does not fit this run: {reason[:500]}. Was it made with other settings? Use "
+                "those, or another --output, or leave --resume out."
+            ) from error
+        if before != now:
+            _log.warning("The training data changed from %s to %s: the resume is not exact.", before, now)
+        _log.info("Resuming from %s at step %d of %d.", found, self.state.done, self.total)
+        return True
+
+    def train(self) -> dict[str, dict[str, float]]:
+        """Trains to the last epoch, evaluates, and writes checkpoints and reports.
+
+        Returns:
+            Last and best results, see :meth:`ndpp_dense.pretrain.record.Record.results`.
+
+        Raises:
+            FloatingPointError: Training diverged; names the layer and the last good checkpoint.
+            ValueError: An image is unreadable; names the file.
+        """
+        config, state = self.config, self.state
+        batches = train_batches(self._stream(config.seed, state.done), config, self.device)
+        with Progress(self.total, state.done, config.batch_size, is_main(), config.log_every) as progress:
+            while state.done < self.total:
+                lr, last = state.lr, self.output / checkpoint.LAST
+                portions = [next(batches) for _ in range(config.accumulation)]
+                state.advance(state.step(portions, state.done, str(last) if last.exists() else None))
+                progress.step((state.done - 1) // state.steps_per_epoch + 1, state.epoch_loss, lr)
+                if state.done % state.steps_per_epoch == 0:
+                    self._end_epoch(state.done // state.steps_per_epoch, lr)
+                elif config.save_every and state.done % config.save_every == 0:
+                    self._save_within_epoch()
+        if is_main():
+            state.record.write(self.output)
+        return state.record.results()
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluates the deployed weights as they are; see :func:`ndpp_dense.pretrain.evaluation.evaluate`."""
+        shard = ValidationShard(self._val, rank(), world_size())
+        batches = validation_batches(shard, self.config, self.device, self._portion_size)
+        return evaluate(self.state.deployed, batches, self.config, self.device)
+
+    def _end_epoch(self, epoch: int, lr: float) -> None:
+        """Evaluates if it is time, then saves: with the same statistics."""
+        state = self.state
+        self._check_weights()
+        state.stats.lend()
+        row = {"epoch": epoch, "step": state.done, "lr": lr, "train_loss": state.epoch_loss}
+        if epoch % self.config.eval_every == 0 or epoch == self.config.epochs:
+            row.update(self.evaluate())
+            _log.info("epoch %d: top-1 %.2f, top-5 %.2f, loss %.4f", epoch, row["top1"], row["top5"], row["loss"])
+        state.record.epochs.append(row)
+        # The best before the last: a kill between the two repeats the epoch, and none is lost.
+        if state.record.best is row and is_main():
+            best = {"model": state.deployed.state_dict(), "results": row, **self._facts()}
+            checkpoint.save_checkpoint(self.output / checkpoint.BEST, best)
+        self._save_last()
+        state.stats.take_back()
+        if is_main():
+            state.record.write(self.output)
+
+    def _save_within_epoch(self) -> None:
+        self._check_weights()
+        self.state.stats.lend()
+        self._save_last()
+        self.state.stats.take_back()
+
+    def _save_last(self) -> None:
+        saved = {**self.state.state_dict(), "data": self._data_facts(), **self._facts()}  # every rank takes part
+        if is_main():
+            checkpoint.save_checkpoint(self.output / checkpoint.LAST, saved, self.output / checkpoint.PREVIOUS)
+
+    def _check_weights(self) -> None:
+        broken = nonfinite_parameters(self.state.network)
+        if broken:
+            raise FloatingPointError(
+                f"nothing was saved at step {self.state.done}: {len(broken)} parameters hold NaN or infinity, first "
+                f"{broken[0]!r}. The last good checkpoint is {self.output / checkpoint.LAST}. Try a lower lr."
+            )
+
+    def _facts(self) -> dict[str, Any]:
+        return {"config": asdict(self.config), "classes": list(self._images.classes)}
+
+    def _data_facts(self) -> dict[str, int]:
+        facts = {name: getattr(self.config, name) for name in ("seed", "batch_size", "accumulation")}
+        return {**facts, "images": len(self._images)}
+
+    def _stream(self, seed: int, start: int) -> TrainStream:
+        return TrainStream(self._images, self.config, seed, start, rank(), world_size())
+
+    def _stats_batches(self, seed: int) -> Iterator[Batch]:
+        return train_batches(self._stream(seed, 0), self.config, self.device, workers=0)

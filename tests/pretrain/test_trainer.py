@@ -1,0 +1,186 @@
+"""Runs learn, are resumed to the bit, and say what they did."""
+
+import csv
+import json
+import logging
+
+import pytest
+import torch
+
+from ndpp_dense.pretrain.checkpoint import CheckpointReadError
+from ndpp_dense.pretrain.run import evaluate_only
+
+CPU = torch.device("cpu")
+# Everything that has a state or draws random numbers: saved twice an epoch of three steps.
+ALL = {
+    "accumulation": 2,
+    "erasing": 0.5,
+    "mixup": 0.2,
+    "ema_decay": 0.9,
+    "warmup_epochs": 1,
+    "save_every": 1,
+    "ndpp": {"statistics": "batch", "block_size": 8, "block_size_spatial": 2, "block_size_linear": 8},
+}
+
+
+class KilledError(Exception):
+    pass
+
+
+def train_until(run, step):
+    """Train, and end as if killed in the step after so many."""
+    advance = run.state.advance
+
+    def interrupted(loss):
+        if run.state.done == step:
+            raise KilledError
+        advance(loss)
+
+    run.state.advance = interrupted
+    with pytest.raises(KilledError):
+        run.train()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+def test_training_lowers_the_loss_and_tells_the_classes_apart(trainer, tmp_path):
+    run = trainer(tmp_path / "run", epochs=4)
+    results = run.train()
+    losses = [row["train_loss"] for row in run.state.record.epochs]
+    assert losses[-1] < 0.6 * losses[0]
+    assert results["last"]["top1"] >= 90
+    assert results["last"]["top5"] == 100
+    assert run.state.done == run.total == 12
+
+
+def test_a_run_leaves_results_curves_and_summary(trainer, tmp_path):
+    results = trainer(tmp_path / "run", eval_every=2).train()
+    loaded = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert loaded["last"] == pytest.approx(results["last"])
+    assert loaded["best"]["epoch"] == 2
+    with (tmp_path / "run" / "summary.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "3"), ("2", "6")]
+    assert rows[0]["top1"] == ""
+    assert float(rows[1]["top1"]) == results["last"]["top1"]
+    assert (tmp_path / "run" / "curves.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_an_interrupted_run_resumes_to_the_same_bits(trainer, folders, differences, step):
+    whole, parts = folders / "whole", folders / f"parts{step}"
+    if not whole.exists():
+        trainer(whole, **ALL).train()
+    train_until(trainer(parts, **ALL), step)
+    again = trainer(parts, **ALL)
+    assert again.resume()
+    assert again.state.done == step
+    again.train()
+    assert differences(whole / "last.pth", parts / "last.pth") == []
+    assert differences(whole / "best.pth", parts / "best.pth") == []
+    for name in ("results.json", "summary.csv"):
+        assert (whole / name).read_text() == (parts / name).read_text()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_evaluating_and_saving_leave_no_trace(trainer, tmp_path, decay):
+    settings = {**ALL, "ema_decay": decay, "epochs": 1, "warmup_epochs": 0}
+    runs = []
+    for name, save_every in (("busy", 1), ("quiet", 0)):
+        runs.append(trainer(tmp_path / name, **{**settings, "save_every": save_every}))
+        runs[-1].train()
+    for part in ("network", "deployed"):
+        one, other = (getattr(run.state, part).state_dict() for run in runs)
+        assert [key for key, value in one.items() if not torch.equal(value, other[key])] == []
+
+
+def test_checkpoints_hold_ready_statistics_and_the_runs_own(trainer, tmp_path):
+    settings = {"ndpp": ALL["ndpp"], "epochs": 1}
+    run = trainer(tmp_path / "run", **settings)
+    run.train()
+    saved = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    own = saved["statistics"]["own"]
+    assert own
+    state = run.state.network.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in own.items())
+    assert any(not torch.equal(saved["model"][name], value) for name, value in own.items())
+
+
+def test_evaluating_the_best_checkpoint_gives_its_results(tree, tiny, trainer, tmp_path):
+    run = trainer(tmp_path / "run", ema_decay=0.5)
+    best = run.train()["best"]
+    weights = str(tmp_path / "run" / "best.pth")
+    found = evaluate_only(tiny(ema_decay=0.5, weights=weights), tree, tmp_path / "run", CPU)
+    assert found == {name: best[name] for name in ("loss", "top1", "top5")}
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["evaluation"] == found
+    last = evaluate_only(tiny(ema_decay=0.5), tree, tmp_path / "run", CPU, resume=True)
+    assert last["loss"] == run.state.record.evaluated[-1]["loss"]
+    with pytest.raises(FileNotFoundError, match="weights=FILE, or --resume"):
+        evaluate_only(tiny(), tree, tmp_path / "run", CPU)
+
+
+def test_a_truncated_checkpoint_falls_back_to_the_one_before(trainer, tmp_path, caplog):
+    run = trainer(tmp_path, epochs=2)
+    run.train()
+    last = tmp_path / "last.pth"
+    last.write_bytes(last.read_bytes()[:1000])
+    again = trainer(tmp_path, epochs=2)
+    with caplog.at_level(logging.WARNING):
+        assert again.resume()
+    assert again.state.done == 3
+    assert "last.pth (1000 bytes)" in caplog.text
+    (tmp_path / "previous.pth").write_bytes(b"")
+    with pytest.raises(CheckpointReadError, match=r"last.pth .*previous.pth \(0 bytes\).*--resume"):
+        again.resume()
+
+
+def test_a_finished_run_resumes_to_its_end_or_goes_on(trainer, tmp_path):
+    results = trainer(tmp_path, epochs=1).train()
+    again = trainer(tmp_path, epochs=1)
+    again.resume()
+    assert again.train() == results
+    longer = trainer(tmp_path, epochs=2)
+    longer.resume()
+    assert longer.train()["last"]["epoch"] == 2
+
+
+def test_a_checkpoint_of_another_run_is_refused(trainer, tmp_path, caplog):
+    trainer(tmp_path, epochs=1).train()
+    with pytest.raises(ValueError, match="does not fit this run.*other settings"):
+        trainer(tmp_path, ndpp=None).resume()
+    with caplog.at_level(logging.WARNING):
+        trainer(tmp_path, seed=5).resume()
+    assert "not exact" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert not trainer(tmp_path / "empty").resume()
+    assert "Nothing to resume" in caplog.text
+
+
+def test_divergence_names_the_last_good_checkpoint(trainer, tmp_path):
+    run = trainer(tmp_path, epochs=2, lr=1e20, ndpp=None, save_every=1)
+    with pytest.raises(FloatingPointError, match=r"(?i)lower lr"):
+        run.train()
+    saved = tmp_path / "last.pth"
+    if saved.exists():
+        for value in torch.load(saved, weights_only=True)["model"].values():
+            assert torch.isfinite(value).all()
+
+
+def test_weights_to_start_from(trainer, tiny, tmp_path):
+    first = trainer(tmp_path / "first", epochs=1)
+    first.train()
+    best = tmp_path / "first" / "best.pth"
+    second = trainer(tmp_path / "second", weights=str(best))
+    saved = torch.load(best, weights_only=True)["model"]
+    assert all(torch.equal(value, saved[name]) for name, value in second.state.network.state_dict().items())
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        trainer(tmp_path / "third", weights=str(tmp_path / "none.pth"))
+    with pytest.raises(ValueError, match="does not fit"):
+        trainer(tmp_path / "third", weights=str(best), ndpp=None)
+    best.write_bytes(best.read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot read"):
+        trainer(tmp_path / "third", weights=str(best))
