@@ -98,7 +98,7 @@ def measure_case(case: Case, settings: Settings, measure: Measure, tick: Callabl
             if settings.graph:
                 steps[label] = graphed(steps[label])
         except UNAVAILABLE as error:
-            outcome.skipped[label] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            outcome.skipped[label] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             steps.pop(label, None)
         tick(label)
     if next(iter(case.peers)) not in steps:
