@@ -48,6 +48,17 @@ def restore_loggers():
     logging.getLogger("detectron2.engine.train_loop").filters.clear()
 
 
+@pytest.fixture(autouse=True)
+def restore_catalog():
+    """Take away whatever a test registers, which the next one would find."""
+    data = pytest.importorskip("detectron2.data")
+    before = set(data.DatasetCatalog.list())
+    yield
+    for name in set(data.DatasetCatalog.list()) - before:
+        data.DatasetCatalog.remove(name)
+        data.MetadataCatalog.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def tiny_coco(tmp_path_factory):
     """Return the flags of a training and a validation set of squares and bars, portrait and landscape."""

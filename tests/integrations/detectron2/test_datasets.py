@@ -22,16 +22,6 @@ from ndpp_dense.integrations.detectron2.datasets import check_available, registe
 pytestmark = pytest.mark.detectron2
 
 
-@pytest.fixture(autouse=True)
-def catalog():
-    """Takes away whatever a test registers."""
-    before = set(DatasetCatalog.list())
-    yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.pop(name, None)
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     return ensure_digits(tmp_path_factory.mktemp("data"), num_train=3, num_val=2, size=64)
