@@ -13,7 +13,7 @@ def test_two_processes_train_as_one(tree, trainer, settings, run_ranks, monkeypa
     changed = {"log_every": 1, "epochs": 1, "accumulation": 2}
     monkeypatch.setenv("NDPP_TEST_TREE", str(tree))
     monkeypatch.setenv("NDPP_TEST_SETTINGS", json.dumps({**settings, **changed}))
-    first, second = run_ranks(WORKER)
+    first, second = run_ranks(WORKER, timeout=500)
     alone = trainer(tmp_path, **changed)
     alone.train()
     assert first["results"] == second["results"]
