@@ -9,7 +9,8 @@ import ndpp_dense
 
 def test_dir_is_what_is_public():
     assert dir(ndpp_dense) == sorted(ndpp_dense.__all__)
-    assert {"WhiteningConfig", "calibrate_ndpp", "convert_to_ndpp", "fold_ndpp", "update_stats"} <= set(ndpp_dense.__all__)
+    expected = {"WhiteningConfig", "calibrate_ndpp", "convert_to_ndpp", "fold_ndpp", "update_stats"}
+    assert expected <= set(ndpp_dense.__all__)
     assert len(set(ndpp_dense.__all__)) == len(ndpp_dense.__all__)
 
 
