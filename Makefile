@@ -50,7 +50,7 @@ lint: env  ## ruff check, ruff format --check, pyright
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-bench: env  ## measure speed, memory and communication against the peers, in at most five minutes
+bench: env  ## measure speed, memory and communication against the peers, with small sizes
 	$(BIN)/python tools/benchmark.py --quick
 
 clean:  ## remove the environment, caches and outputs

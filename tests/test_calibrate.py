@@ -94,7 +94,7 @@ def test_resnet18_with_local_scale_is_close_and_trains(resnet):
     steady = batches(8, 3, 32, 32, seed=9)[0]
     steady = steady / steady.abs().mean((1, 2, 3), keepdim=True) * torch.cat(data).abs().mean()
     expected = outputs(original, steady)
-    assert error(outputs(model, steady), expected) < 0.1  # 0.05: features of later layers still differ in scale
+    assert error(outputs(model, steady), expected) < 0.06  # 0.051: features of later layers still differ in scale
     before = outputs(model, steady)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     losses = []

@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", choices=("run", "table"), default="run")
     parser.add_argument("--suite", nargs="+", metavar="NAME", help="default: all that need no detection framework")
-    parser.add_argument("--quick", action="store_true", help="small sizes, at most five minutes on two cores")
+    parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="of torch on the CPU")
     parser.add_argument("--rounds", type=int, help=f"to keep, at most (default {FULL['rounds']})")

@@ -6,10 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ndpp_dense import create_backbone
-from ndpp_dense.layers.stage_pattern import STAGE_WORDS
+pytest.importorskip("timm")
 
-resnet = pytest.importorskip("ndpp_dense.backbones.resnet")
+from ndpp_dense import create_backbone  # noqa: E402
+from ndpp_dense.backbones import resnet  # noqa: E402
+from ndpp_dense.layers.stage_pattern import STAGE_WORDS  # noqa: E402
 
 
 def normalised(x, weights, conv, norm, **geometry):
