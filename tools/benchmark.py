@@ -54,7 +54,7 @@ def settings_of(args: argparse.Namespace) -> Any:
         ValueError: A number is out of range, or CUDA is asked for where there is none.
     """
     import torch
-    from bench_case import Settings
+    from bench.case import Settings
 
     chosen = {**(QUICK if args.quick else FULL)}
     chosen |= {name: value for name in chosen if (value := getattr(args, name)) is not None}
@@ -76,7 +76,7 @@ def selected(names: list[str] | None) -> list[str]:
     Raises:
         ValueError: Unknown name; the nearest is named.
     """
-    from bench_suites import SUITES
+    from bench.suites import SUITES
 
     for name in names or []:
         if name not in SUITES:
@@ -88,8 +88,8 @@ def selected(names: list[str] | None) -> list[str]:
 
 def run_suite(name: str, settings: Any, folder: Path, command: str) -> None:
     """Measure a suite and write its files; one whose framework is missing is named and passed over."""
-    from bench_report import draw, machine, stem, write_json
-    from bench_suites import SUITES
+    from bench.report import draw, machine, stem, write_json
+    from bench.suites import SUITES
 
     suite = SUITES[name]
     missing = [module for module in suite.needs if find_spec(module) is None]
@@ -104,7 +104,7 @@ def run_suite(name: str, settings: Any, folder: Path, command: str) -> None:
         share = replace(settings, budget=max(left, 0) / (len(cases) - number))
         record["cases"].append(measured(f"{name} {number + 1}/{len(cases)}: {case.name}", case, share))
     if settings.profile and name == "backbone":
-        from bench_suites import profiled
+        from bench.suites import profiled
 
         record["profile_case"], record["profile"] = cases[-1].name, profiled(settings)
     record["load_after"] = list(os.getloadavg())
@@ -116,7 +116,7 @@ def run_suite(name: str, settings: Any, folder: Path, command: str) -> None:
 
 def measured(title: str, case: Any, settings: Any) -> dict[str, Any]:
     """Measure a case behind a progress bar, print its ratios and return its record."""
-    from bench_timing import measure_case, summarise, timer
+    from bench.timing import measure_case, summarise, timer
     from tqdm import tqdm
 
     if case.exact:
@@ -152,8 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     with readable_errors(args.traceback):
         if args.command == "table":
-            from bench_report import PAGE, update_page
-            from bench_suites import SUITES
+            from bench.report import PAGE, update_page
+            from bench.suites import SUITES
 
             missing = update_page(SUITES)
             print(PAGE, f"(not measured: {', '.join(missing)})" if missing else "")

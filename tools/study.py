@@ -1,158 +1,33 @@
-"""What the comparisons of this folder share: runs, records, step times and the command line.
+#!/usr/bin/env python
+"""Compare methods on real images, at the same data and budget.
 
-A study compares methods at the same data and budget. ``run`` trains each combination and keeps one JSON file a run in
-docs/results/<study>/; ``time`` measures the training step of all methods in one process, interleaved; ``table`` writes
-docs/results/<study>.md and .png from those files. With ``--note WORDS`` a record says what was special about its run.
+    python tools/study.py imagenette run --data TAR --condition "batch 32" --method bn fast --seed 1 2
+    python tools/study.py nuclei time --data FOLDER
+    python tools/study.py camvid table
+
+`run` trains each combination and keeps one JSON file a run in docs/results/<study>/; what is there already is left.
+`time` measures the training step of all methods in one process, interleaved. `table` writes docs/results/<study>.md and
+.png from these files. With `--note WORDS` a record says what was special about its run.
 """
 
 import argparse
-import itertools
-import json
-import platform
-import statistics
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from importlib import import_module
 
-ROOT = Path(__file__).resolve().parents[1]
+from studies.engine import add_commands, obey
+
+STUDIES = ("calibration", "camvid", "imagenette", "nuclei", "pooling")
 
 
-@dataclass(frozen=True)
-class Column:
-    """A column of the table: a metric at a share of the budget.
-
-    Attributes:
-        label: Heading.
-        metric: Its name in the records.
-        share: Of the iterations, in (0, 1]; 1 is the end.
-    """
-
-    label: str
-    metric: str
-    share: float = 1.0
-
-
-@dataclass(frozen=True)
-class Study:
-    """What is compared, and how it is shown.
-
-    Attributes:
-        name: Of the folder of records and of the page.
-        text: Head of the page, with ``{hardware}`` and ``{commits}``.
-        methods: Label of each method by the name it has on the command line; the first is the one that the step times
-            of the others are divided by.
-        command: From method, settings, learning rate, seed, data and output folder to the words that train.
-        read: From the output folder to evaluations (metrics by iteration) and losses (pairs of iteration and value).
-        steps: From data and method to a function that does one training step.
-        columns: Of the table; the last one decides which learning rate is a method's best.
-        details: Metrics at the end that get a table of their own, such as the classes.
-        rates: Default learning rates.
-    """
-
-    name: str
-    text: str
-    methods: Mapping[str, str]
-    command: Callable[[str, list[str], float, int, Path, Path], list[str]]
-    read: Callable[[Path], tuple[dict[int, dict[str, float]], list[list[float]]]]
-    steps: Callable[[Path, str], Callable[[], None]]
-    columns: tuple[Column, ...]
-    details: tuple[str, ...] = ()
-    rates: tuple[float, ...] = field(default=(0.05,))
-
-    @property
-    def folder(self) -> Path:
-        """Where the records are."""
-        return ROOT / "docs" / "results" / self.name
-
-
-def provenance(threads: int = 1) -> dict[str, str]:
-    """Return hardware and commit (marked ``+`` where the tree differs from it) in words."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+", "--exclude=*"]
-    commit = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    return {"hardware": f"{model}, {threads} thread{'s' if threads > 1 else ''}", "commit": commit}
-
-
-def train(study: Study, method: str, rate: float, seed: int, args: argparse.Namespace) -> None:
-    """Train one combination and keep its record; one that is there already is left."""
-    tag = "".join(f"_{word.rsplit('.', 1)[-1].lower()}" for word in args.set).replace("/", "-")
-    name = f"{method}{tag}_lr{rate:g}_seed{seed}"
-    record = study.folder / f"{name}.json"
-    if record.exists():
-        print(f"{name}: there already")
-        return
-    output = ROOT / "output" / f"study_{study.name}" / name
-    words = study.command(method, args.set, rate, seed, args.data, output)
-    print(f"{name}: {' '.join(words)}", flush=True)
-    output.mkdir(parents=True, exist_ok=True)
-    made_at = provenance()  # as the code is now, whatever is edited while it runs
-    with open(output / "console.txt", "w") as log:
-        done = subprocess.run([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT, check=False, cwd=ROOT)
-    evaluations, losses = study.read(output)
-    if done.returncode and not losses:
-        raise SystemExit(f"{name} failed before its first iteration, see {output / 'console.txt'}")
-    result = {"method": method, "lr": rate, "seed": seed, "overrides": args.set, "diverged": done.returncode != 0}
-    result |= {"evaluations": evaluations, "loss": losses, **made_at, **({"note": args.note} if args.note else {})}
-    record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{name}: {'diverged' if done.returncode else evaluations}", flush=True)
-
-
-def measure(study: Study, args: argparse.Namespace) -> None:
-    """Time training steps of all methods, one after the other in turn."""
-    import torch
-
-    torch.set_num_threads(1)
-    made_at = provenance()
-    steps = {method: study.steps(args.data, method) for method in args.method}
-    seconds: dict[str, list[float]] = {method: [] for method in steps}
-    for _, (method, step) in itertools.product(range(args.steps + 1), steps.items()):
-        start = time.perf_counter()
-        step()
-        seconds[method].append(time.perf_counter() - start)
-    kept = {method: values[1:] for method, values in seconds.items()}  # the first one warms up
-    study.folder.mkdir(parents=True, exist_ok=True)
-    (study.folder / "step_time.json").write_text(json.dumps({"seconds": kept, **made_at}, indent=1) + "\n")
-    print({method: round(statistics.median(values), 3) for method, values in kept.items()})
-
-
-def combinations(args: argparse.Namespace) -> Iterator[tuple[int, str, float]]:
-    """Return seeds, methods and rates, the first seed of everything first."""
-    return itertools.product(args.seed, args.method, args.lr)
-
-
-def parse(study: Study, description: str | None) -> argparse.Namespace:
-    """Return what the command line says."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    training = commands.add_parser("run", help="train")
-    timing = commands.add_parser("time", help="measure the training step")
-    commands.add_parser("table", help="write the table and the figure")
-    for command in (training, timing):
-        command.add_argument("--data", type=lambda word: Path(word).resolve(), required=True, metavar="FOLDER")
-        command.add_argument("--method", nargs="+", choices=study.methods, default=list(study.methods))
-    training.add_argument("--lr", nargs="+", type=float, default=list(study.rates))
-    training.add_argument("--seed", nargs="+", type=int, default=[1, 2])
-    training.add_argument("--set", nargs="*", default=[], metavar="SETTING", help="further overrides, for trials")
-    training.add_argument("--note", metavar="WORDS", help="kept in the record")
-    timing.add_argument("--steps", type=int, default=7)
-    return parser.parse_args()
-
-
-def main(study: Study, description: str | None) -> None:
+def main(argv: list[str] | None = None) -> None:
     """Parse the command line and do what it says."""
-    args: Any = parse(study, description)
-    if args.command == "table":
-        from study_table import write
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = parser.add_subparsers(dest="study", required=True)
+    studies = {name: import_module(f"studies.{name}").STUDY for name in STUDIES}
+    for name, study in studies.items():
+        add_commands(names.add_parser(name, help=study.text.splitlines()[0].lstrip("# ")), study)
+    args = parser.parse_args(argv)
+    obey(studies[args.study], args)
 
-        write(study)
-    elif args.command == "time":
-        measure(study, args)
-    else:
-        for seed, method, rate in combinations(args):
-            train(study, method, rate, seed, args)
+
+if __name__ == "__main__":
+    main()

@@ -1,9 +1,9 @@
-import bench_collectives
-import bench_frameworks
 import pytest
 import torch
-from bench_case import Settings
-from bench_peers import UnfoldNDConv2d
+from bench import collectives as bench_collectives
+from bench import frameworks as bench_frameworks
+from bench.case import Settings
+from bench.peers import UnfoldNDConv2d
 from torch import nn
 
 from ndpp_dense.layers import NDLayer

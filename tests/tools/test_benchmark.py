@@ -5,18 +5,18 @@ import time
 import types
 from dataclasses import replace
 
-import bench_collectives
-import bench_peers
-import bench_report
-import bench_suites
 import benchmark
 import pytest
 import torch
 import torch.distributed as dist
-from bench_case import Case, Settings, Suite
-from bench_memory import memory_step
-from bench_profile import PARTS, profile
-from bench_timing import interleave, measure_case, seconds, summarise
+from bench import collectives as bench_collectives
+from bench import peers as bench_peers
+from bench import report as bench_report
+from bench import suites as bench_suites
+from bench.case import Case, Settings, Suite
+from bench.memory import memory_step
+from bench.profile import PARTS, profile
+from bench.timing import interleave, measure_case, seconds, summarise
 from torch import nn
 
 from ndpp_dense import NDConv2d, WhiteningConfig, create_backbone
@@ -44,7 +44,7 @@ def test_the_budget_ends_a_case_but_three_rounds_are_kept(rounds, budget, kept):
 
 def test_no_round_begins_that_would_go_beyond_the_budget(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("bench_timing.time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("bench.timing.time", types.SimpleNamespace(monotonic=lambda: now[0]))
 
     def ten_seconds(step):
         now[0] += 10

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from bench_case import Case, Measure, Settings, Step
+
+from bench.case import Case, Measure, Settings, Step
 
 LEAST_ROUNDS = 3
 # What a peer may lack on a machine without the comparison being at fault.

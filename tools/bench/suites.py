@@ -5,14 +5,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from bench_case import Case, Settings, Step, Suite, inference_step, training_step
-from bench_collectives import collective_cases
-from bench_frameworks import detector_cases, segmentor_cases
-from bench_memory import memory_step
-from bench_peers import IterNorm2d, fold_batch_norms, obvious, replace_norms
-from bench_profile import profile
 from torch import Tensor, nn
 
+from bench.case import Case, Settings, Step, Suite, inference_step, training_step
+from bench.collectives import collective_cases
+from bench.frameworks import detector_cases, segmentor_cases
+from bench.memory import memory_step
+from bench.peers import IterNorm2d, fold_batch_norms, obvious, replace_norms
+from bench.profile import profile
 from ndpp_dense import WhiteningConfig, convert_to_ndpp, create_backbone, fold_ndpp
 
 LAYERS = {  # in, out, kernel, stride, side of the input: what ResNet-50 has at 224 pixels

@@ -1,11 +1,6 @@
-#!/usr/bin/env python
 """Compare ND++ with group and batch normalisation on real images: small Mask R-CNNs from scratch on cell nuclei.
 
-    python tools/study_nuclei.py run --data FOLDER --method fast gn --lr 0.05 0.1 --seed 1 2
-    python tools/study_nuclei.py time --data FOLDER
-    python tools/study_nuclei.py table
-
-FOLDER holds annotations/{train,val}.json and images/{train,val}.
+The data folder holds annotations/{train,val}.json and images/{train,val}.
 """
 
 import itertools
@@ -13,14 +8,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from study import Column, Study, main
+from studies.engine import Column, Study
 
 TEXT = """# ND++ against group and batch normalisation on cell nuclei
 
 Mask R-CNN R18-FPN from scratch, 300 iterations of 4 images (short side 192) of the Data Science Bowl 2018 nuclei
 (380 training, 120 validation images, one category), the same for every row: `mask_rcnn_{{bn,gn,ndpp}}_small.yaml`.
-COCO AP on the validation images, by pycocotools. Written by `python tools/study_nuclei.py table` from the JSON files in
-`nuclei/`, one a run; the runs by `python tools/study_nuclei.py run --data FOLDER`.
+COCO AP on the validation images, by pycocotools. Written by `python tools/study.py nuclei table` from the JSON files in
+`nuclei/`, one a run; the runs by `python tools/study.py nuclei run --data FOLDER`.
 
 All methods start as Detectron2 starts them, but that ND++ starts residual branches at zero
 (`MODEL.NDPP.ZERO_INIT_RESIDUAL`, on by default; the runs with False are in the last table). `paper` whitens with the
@@ -103,6 +98,3 @@ STUDY = Study(
         Column("mask AP", "mask AP"),
     ),
 )
-
-if __name__ == "__main__":
-    main(STUDY, __doc__)

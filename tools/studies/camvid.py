@@ -1,11 +1,6 @@
-#!/usr/bin/env python
 """Compare ND++ with synchronised batch and group normalisation on real images: small DeepLabv3s from scratch on CamVid.
 
-    python tools/study_camvid.py run --data FOLDER --method fast gn --lr 0.02 0.05 --seed 1 2
-    python tools/study_camvid.py time --data FOLDER
-    python tools/study_camvid.py table
-
-FOLDER holds images/{train,val} and labels/{train,val}.
+The data folder holds images/{train,val} and labels/{train,val}.
 """
 
 import itertools
@@ -13,7 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from study import Column, Study, main
+from studies.engine import Column, Study
 
 ITERATIONS, CROP, BATCH = 240, (128, 160), 8
 GROUPS = 8  # of group normalisation: the stem has 16 channels
@@ -22,8 +17,8 @@ TEXT = f"""# ND++ against synchronised batch and group normalisation on CamVid
 DeepLabv3 on a ResNet-18 of half its width (output stride 8) from scratch, {ITERATIONS} iterations of {BATCH} crops of
 {CROP[1]} x {CROP[0]} pixels from images of 240 x 180 (CamVid: 11 classes, 367 training, 101 validation images), same
 for every row: `deeplabv3_r18_{{{{syncbn,gn,ndpp}}}}_camvid.py` with what `SMALL` in the script changes. One process, so
-SyncBN is batch norm. IoU on the validation images, by MMSegmentation. Written by `python tools/study_camvid.py table`
-from the JSON files in `camvid/`, one a run; the runs by `python tools/study_camvid.py run --data FOLDER`.
+SyncBN is batch norm. IoU on the validation images, by MMSegmentation. Written by `python tools/study.py camvid table`
+from the JSON files in `camvid/`, one a run; the runs by `python tools/study.py camvid run --data FOLDER`.
 
 All start as MMSegmentation starts them, residual branches at zero: the norm at their end where there is one, the
 convolution in ND++ (a run without is in the last table). `paper` was tried at one learning rate.
@@ -119,6 +114,3 @@ STUDY = Study(
     columns=(Column("mIoU at a quarter", "mIoU", 0.25), Column("half way", "mIoU", 0.5), Column("mIoU", "mIoU")),
     details=CLASSES,
 )
-
-if __name__ == "__main__":
-    main(STUDY, __doc__)

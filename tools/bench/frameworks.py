@@ -5,9 +5,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from bench_case import Case, Settings, Step
-from bench_peers import obvious
 from torch import Tensor, nn
+
+from bench.case import Case, Settings, Step
+from bench.peers import obvious
 
 PRESETS = {"ND++ fast": "fast", "ND++ paper": "paper", "ND++ unfold": "paper"}
 NORMS = {"BN": "BN", "SyncBN": "SyncBN", "FrozenBN": "FrozenBN", "GN": "GN"}

@@ -10,9 +10,10 @@ from typing import Any
 from unittest import mock
 
 import torch
-from bench_case import Settings
-from bench_timing import timer
 from torch import nn
+
+from bench.case import Settings
+from bench.timing import timer
 
 # Functions by part, as the layers look them up: module, class (or none) and name. None calls another of the list.
 PARTS = {

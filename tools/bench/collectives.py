@@ -13,8 +13,9 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from bench_case import Case, Settings, Step, training_step
 from torch import nn
+
+from bench.case import Case, Settings, Step, training_step
 
 CALLS = (
     "all_reduce",
@@ -79,9 +80,8 @@ def traffic(settings: Settings, batch: int, size: int) -> Traffic:
 
 
 def _rank(rank: int, world: int, folder: str, settings: Settings, batch: int, size: int, nccl: bool) -> None:
-    from bench_peers import SummedBatchNorm2d, replace_norms
-    from bench_suites import METHODS
-
+    from bench.peers import SummedBatchNorm2d, replace_norms
+    from bench.suites import METHODS
     from ndpp_dense import create_backbone
 
     if sys.platform == "linux":

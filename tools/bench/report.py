@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench_case import Settings, Suite
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from study import ROOT, provenance
-from study_table import table
+from records import ROOT, provenance, table
 
+from bench.case import Settings, Suite
 from ndpp_dense.atomic_file import replacing
 
 PAGE = ROOT / "docs" / "performance.md"

@@ -7,9 +7,10 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from bench_case import Settings, Step, training_step
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
+
+from bench.case import Settings, Step, training_step
 
 
 def memory_step(model: nn.Module, x: Tensor, settings: Settings) -> Step:

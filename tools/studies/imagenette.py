@@ -1,0 +1,66 @@
+"""Compare ND++ with batch normalisation across batch sizes and learning rates: ResNet-18s on ten ImageNet classes.
+
+The data are a tar file or folder with train/CLASS and val/CLASS.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from studies import pretraining
+from studies.engine import Column, Study
+
+EPOCHS = 12
+TEXT = f"""# ND++ against batch normalisation on ten ImageNet classes
+
+ResNet-18 from scratch on images of 64 x 64 pixels (1,300 training and 300 validation images of 10 classes), {EPOCHS}
+epochs, SGD without momentum, learning rate 0.1 or 1.0 with one epoch of warm-up and a cosine, weight decay 1e-4, the
+same for every row: `resnet18_{{{{bn,ndpp}}}}_small.yaml`. An epoch has 40 steps at batch size 32, 5 at 256, 1 at 1024.
+Top-1 accuracy on the validation images (a percentage point is three images). In "half the epochs" the whole schedule
+takes {EPOCHS // 2} epochs. Written by `python tools/study.py imagenette table` from the JSON files in `imagenette/`,
+one a run; the runs by `python tools/study.py imagenette run --data TAR`.
+
+Hardware: {{hardware}}. Code: {{commits}} (`+`: with edits).
+"""
+METHODS = {
+    "bn": "BN",
+    "paper": "ND++ `paper`",
+    "fast": "ND++ `fast`",
+    "half": "ND++ `fast`, half the epochs",
+}
+SETTINGS = {
+    "bn": [f"epochs={EPOCHS}"],
+    "paper": [f"epochs={EPOCHS}", "ndpp.preset=paper"],
+    "fast": [f"epochs={EPOCHS}"],
+    "half": [f"epochs={EPOCHS // 2}"],
+}
+
+
+def words(method: str) -> tuple[str, list[str]]:
+    """Return config name and settings of a method."""
+    name = "resnet18_bn_small" if method == "bn" else "resnet18_ndpp_small"
+    return name, ["optimizer=momentum", "momentum=0", *SETTINGS[method]]
+
+
+def command(method: str, settings: list[str], rate: float, seed: int, data: Path, output: Path) -> list[str]:
+    """Return the words that train one combination."""
+    name, own = words(method)
+    return pretraining.command(name, [*own, *settings], rate, seed, data, output)
+
+
+def steps(data: Path, method: str) -> Callable[[], None]:
+    """Return a function that does one training step of 32 images."""
+    return pretraining.steps(*words(method), data)
+
+
+STUDY = Study(
+    name="imagenette",
+    text=TEXT,
+    methods=METHODS,
+    command=command,
+    read=pretraining.read,
+    steps=steps,
+    columns=(Column("top-1 at a quarter", "top-1", 0.25), Column("half way", "top-1", 0.5), Column("top-1", "top-1")),
+    rates=(0.1, 1.0),
+    unit="epoch",
+    conditions={f"batch {size}": [f"batch_size={size}"] for size in (32, 256, 1024)},
+)
