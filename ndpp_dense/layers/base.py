@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.whitening import Whitening
 from ndpp_dense.ops.precision import full_precision
+from ndpp_dense.ops.whitened_weight import whitened_weight
 
 
 class NDLayer(nn.Module):
@@ -69,11 +70,8 @@ class NDLayer(nn.Module):
             weight = self._blocked_weight().to(mean_GD.dtype)
             groups, _, blocks, dim = weight.shape
             mean = mean_GD.expand(groups * blocks, dim).view(groups, blocks, dim)
-            if len(whitening_GDD) == 1:
-                weight = weight @ whitening_GDD[0]
-            else:
-                weight = torch.einsum("qogd,qgde->qoge", weight, whitening_GDD.view(groups, blocks, dim, dim))
-            shift = self._unblocked_bias(-torch.einsum("qogd,qgd->qo", weight, mean))
+            weight, shift = whitened_weight(weight, mean, whitening_GDD)
+            shift = self._unblocked_bias(shift)
             if self.bias is not None:
                 shift = shift + self.bias.to(shift.dtype).view(-1, *[1] * (shift.dim() - 1))
             return self._unblocked_weight(weight), shift

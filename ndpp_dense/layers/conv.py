@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
 from ndpp_dense.layers.base import NDLayer
 from ndpp_dense.layers.config import WhiteningConfig
-from ndpp_dense.layers.functional import SAMPLE_DIMS, geometry, pad_input, scaled_conv2d
+from ndpp_dense.layers.functional import (
+    SAMPLE_DIMS,
+    fuses_scale,
+    geometry,
+    pad_input,
+    scaled_conv2d,
+    self_scaled_conv2d,
+)
 from ndpp_dense.layers.local_scale import local_statistics
 from ndpp_dense.ops.moments import patch_matrix
 
@@ -38,11 +46,20 @@ class NDConv2d(NDLayer, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``; N may be 0."""
-        x, scale = local_statistics(x, self.config.local_scale, SAMPLE_DIMS)
+        fused = self._fuses(x)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not fused):
+            x, scale = local_statistics(x, self.config.local_scale, SAMPLE_DIMS)
         x, padding = pad_input(self, x)
         mean, whitening = self.whitening(lambda sampling: self._data_matrix(x, scale, padding, sampling))
         weight, bias = self.whitened_parameters(mean, whitening)
+        if fused and scale is not None:
+            return self._activate(self_scaled_conv2d(self, x, scale, weight, bias, padding))
         return self._activate(scaled_conv2d(self, x, scale, weight, bias, padding))
+
+    def _fuses(self, x: Tensor) -> bool:
+        """Whether scale and convolution are differentiated as one."""
+        config = self.config
+        return config.local_scale == "l1" and config.grad == "detached" and fuses_scale(self, x)
 
     def _data_matrix(self, x: Tensor, scale: Tensor | None, padding: tuple[int, int], sampling: int) -> Tensor:
         stride = (self.stride[0] * sampling, self.stride[1] * sampling)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ndpp_dense.layers.local_scale import scale_and_shift
+from ndpp_dense.ops.scaled_conv import ConvGeometry, ScaledConv2d
 
 SAMPLE_DIMS = (1, 2, 3)  # what one sample of a convolution's input spans
 FEATURE_DIMS = (-1,)  # what one row of a linear layer's input spans
@@ -44,6 +45,50 @@ def scaled_conv2d(
         return F.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
     y = F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
     return scale_and_shift(y, scale, bias.view(1, -1, 1, 1))
+
+
+def fuses_scale(layer: nn.Conv2d, x: Tensor) -> bool:
+    """Whether :func:`self_scaled_conv2d` can take the place of scale and convolution, and has something to save.
+
+    It cannot where gradients are not left to autograd alone, where the input is padded before the convolution, and in
+    float16, whose range wants the input scaled rather than the output.
+    """
+    transformed = (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+    )
+    native_padding = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    half = torch.float16 in (x.dtype, autocast_dtype(x))
+    return torch.is_grad_enabled() and native_padding and not transformed and not half
+
+
+def self_scaled_conv2d(
+    layer: nn.Conv2d, x: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]
+) -> Tensor:
+    """:func:`scaled_conv2d` where the scale is ``1 / mean|x|``, with the gradient through it.
+
+    Args:
+        layer: Gives stride, dilation and groups.
+        x: Input.
+        scale: Its scale, without a graph of its own.
+        weight: Whitened weight.
+        bias: Whitened bias.
+        padding: Zero padding.
+    """
+    stride, dilation = cast("tuple[tuple[int, int], ...]", (layer.stride, layer.dilation))
+    chosen = autocast_dtype(x)
+    weight = weight.to(chosen or layer.weight.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        geometry = ConvGeometry(stride, padding, dilation, layer.groups)
+        return ScaledConv2d.apply(x.to(chosen or x.dtype), scale, weight, bias, geometry)  # type: ignore[no-any-return]
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Data type that autocast chooses for a convolution of ``x``; None where it leaves the input as it is."""
+    device = x.device.type
+    casts = torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if casts else None
 
 
 def scaled_conv_transpose2d(

@@ -27,6 +27,7 @@ PARTS = {
     "D·w": ("ndpp_dense.layers.base:NDLayer.whitened_parameters",),
     "convolution": (
         "ndpp_dense.layers.conv:scaled_conv2d",
+        "ndpp_dense.layers.conv:self_scaled_conv2d",
         "ndpp_dense.layers.conv_transpose:scaled_conv_transpose2d",
         "ndpp_dense.layers.linear:scaled_linear",
     ),

@@ -1,0 +1,81 @@
+"""Convolution of inputs that are divided by their mean absolute value, with a backward pass that keeps no output."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class ConvGeometry(NamedTuple):
+    """Stride, zero padding, dilation and groups of a convolution, as ``conv2d`` takes them."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+class ScaledConv2d(torch.autograd.Function):
+    """``y_n = s_n conv2d(x_n, W) + b`` with ``s_n = 1 / mean|x_n|``, differentiated through s as well.
+
+    The derivative by s needs ``<dL/dy, conv2d(x, W)>``. As convolution is linear this is ``<dL/dx, x> / s``, where
+    dL/dx is taken at fixed s and is computed anyhow. So the output need not be kept, which halves what a layer keeps
+    beside batch normalisation, and what follows may work in place. A sample that is too dark for a scale, with s = 1,
+    is treated alike: its share of the gradient is below rounding.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_NCHW: Tensor, scale_N111: Tensor, weight: Tensor, bias_O: Tensor, geometry: ConvGeometry
+    ) -> Tensor:
+        """Computes y.
+
+        Args:
+            ctx: What is kept for the backward pass.
+            x_NCHW: Input; N may be 0.
+            scale_N111: s, as :func:`ndpp_dense.layers.local_scale.local_statistics` finds it; taken as a constant here.
+            weight: As for ``conv2d``, in the data type of the input.
+            bias_O: b.
+            geometry: Of the convolution.
+        """
+        ctx.save_for_backward(x_NCHW, scale_N111, weight)
+        ctx.geometry = geometry
+        ctx.bias_dtype = bias_O.dtype
+        y = F.conv2d(x_NCHW, weight, None, *geometry)
+        return torch.addcmul(bias_O.to(y.dtype).view(1, -1, 1, 1), y, scale_N111.to(y.dtype), out=y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, None]:
+        """Gradients by input, weight and bias."""
+        x, scale, weight = ctx.saved_tensors
+        (grad,) = grad_outputs
+        wanted = ctx.needs_input_grad
+        grad_bias = grad.sum((0, 2, 3), dtype=ctx.bias_dtype) if wanted[3] else None
+        stride, padding, dilation, groups = ctx.geometry
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
+            grad * scale.to(grad.dtype), x, weight, None, stride, padding, dilation, False, (0, 0), groups,
+            (wanted[0], wanted[2], False),
+        )  # fmt: skip
+        if wanted[0]:
+            _add_gradient_through_scale(grad_x, x, scale)
+        return grad_x, None, grad_weight, grad_bias, None
+
+
+def _add_gradient_through_scale(grad_x_NCHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor) -> None:
+    """Adds ``<dL/dx_n, x_n> / s_n * ds_n/dx_n`` to dL/dx, where ``ds/dx = -s^2 sign(x) / (C H W)``."""
+    factor = -scale_N111.to(x_NCHW.dtype) / x_NCHW.shape[1:].numel()
+    if x_NCHW.is_cuda or x_NCHW.dtype not in (torch.float32, torch.float64):
+        along = (grad_x_NCHW * x_NCHW).sum((1, 2, 3), keepdim=True, dtype=scale_N111.dtype).to(x_NCHW.dtype)
+        grad_x_NCHW.addcmul_(torch.sign(x_NCHW), factor * along)
+        return
+    # Sample by sample what is read twice is still in the cache the second time: a third of the time.
+    in_memory = (1, 2, 0) if x_NCHW.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2)
+    sign_CHW = torch.empty_like(x_NCHW[0]) if len(x_NCHW) else None
+    for grad_CHW, x_CHW, factor_111 in zip(grad_x_NCHW, x_NCHW, factor, strict=True):
+        along = torch.dot(grad_CHW.permute(in_memory).reshape(-1), x_CHW.permute(in_memory).reshape(-1))
+        grad_CHW.addcmul_(torch.sign(x_CHW, out=sign_CHW), factor_111 * along)
