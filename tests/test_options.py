@@ -30,3 +30,7 @@ def test_other_keys_are_passed_over_where_only_the_whitening_is_read():
     assert whitening_config({"eps": 0.5, "kernel_size": 3}, "coco") == WhiteningConfig.fast("coco").override(
         {"eps": 0.5}
     )
+
+
+def test_a_schedule_is_read():
+    assert read_options({"schedule": "every=4"}, "coco").config.period == 4

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from math import inf
 from typing import Any
 
+from ndpp_dense.layers.schedule import period_of
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
 
 SAMPLING_STRIDES = {"imagenet": 3, "coco": 5, "cityscapes": 5}
@@ -42,6 +43,11 @@ class WhiteningConfig:
             ``statistics="ema"`` is always detached.
         sampling_stride: Every how manieth output position enters the moments, on both axes, >= 1.
         sync: Whether moments are summed over all ranks.
+        schedule: ``"fresh"`` takes moments and solves D on every training step. ``"every=T"`` (T >= 2, with
+            ``statistics="ema"`` only) does so on every T-th, and uses the stored mean and D on the others, without any
+            statistics work or collective. The layers of a converted model take turns; at the first step all update.
+            An update then weighs ``1 - (1 - momentum)^T``: what T steps would weigh, so that the average reaches as
+            many steps back. A step is a training forward that ``"fresh"`` would update at.
     """
 
     block_size: int = 64
@@ -57,6 +63,7 @@ class WhiteningConfig:
     grad: str = "detached"
     sampling_stride: int = 3
     sync: bool = True
+    schedule: str = "fresh"
 
     def __post_init__(self) -> None:
         faults = [
@@ -77,8 +84,26 @@ class WhiteningConfig:
             faults.append(f"eps = {self.eps!r} (a finite number > 0)")
         if self.statistics == "ema" and self.grad == "full":
             faults.append("grad = 'full' with statistics = 'ema' (running statistics have no gradient: use 'detached')")
+        period = period_of(self.schedule)
+        if period is None:
+            faults.append(f"schedule = {self.schedule!r} ('fresh', or 'every=T' with a whole number T >= 2)")
+        elif period > 1 and self.statistics != "ema":
+            faults.append(
+                f"schedule = {self.schedule!r} with statistics = {self.statistics!r} (only running statistics, 'ema', "
+                "can be used again)"
+            )
         if faults:
             raise ValueError("WhiteningConfig got invalid values:\n  " + "\n  ".join(faults))
+
+    @property
+    def period(self) -> int:
+        """T of the schedule: steps from one update of a layer to the next; 1 for ``"fresh"``."""
+        return period_of(self.schedule) or 1
+
+    @property
+    def update_momentum(self) -> float:
+        """Weight of an update in the running statistics: that of the steps since the one before."""
+        return self.momentum if self.period == 1 else 1 - (1 - self.momentum) ** self.period
 
     @classmethod
     def paper(cls, task: str = "imagenet") -> WhiteningConfig:

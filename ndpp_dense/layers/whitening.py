@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from ndpp_dense.layers.config import WhiteningConfig
+from ndpp_dense.layers.schedule import Turns
 from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
 from ndpp_dense.ops.moments import Moments, data_moments, mean_and_covariance, sum_moments_over_ranks
@@ -32,7 +33,9 @@ class Whitening(nn.Module):
         running_cov: ``(G, D, D)``, running covariance; starts at I.
         running_whitening: ``(G, D, D)``, the D used in evaluation; starts at I.
         running_weight: Scalar, weight of all steps averaged so far (1 in the limit): the bias correction.
-        momentum: As configured; None makes an average over all rows seen (used by re-estimation).
+        momentum: Weight of an update, by momentum and schedule; None makes an average over all rows of all steps (used
+            by re-estimation).
+        turns: Says at which steps to update; None if at each.
         frozen: Statistics are used as stored, in training too.
         held: Running statistics are not updated for the time being (micro-batches of one step).
         process_group: Ranks whose rows count; None is the default group.
@@ -56,7 +59,8 @@ class Whitening(nn.Module):
         super().__init__()
         self.config = config
         self.sampling_stride = config.sampling_stride if sampled else 1
-        self.momentum: float | None = config.momentum
+        self.momentum: float | None = config.update_momentum
+        self.turns = Turns(config.period) if config.period > 1 else None
         self.frozen = False
         self.held = False
         self.process_group: ProcessGroup | None = None
@@ -79,7 +83,7 @@ class Whitening(nn.Module):
         recomputing = _in_backward()  # activation checkpointing runs the forward a second time: no second update
         if self.frozen or not self.training:
             return self.running_mean, self.running_whitening
-        if self.config.statistics == "ema" and (self.held or recomputing):
+        if self.config.statistics == "ema" and (self.held or recomputing or not self._due()):
             return self.running_mean.clone(), self.running_whitening.clone()
         with full_precision(self.running_mean.device), torch.set_grad_enabled(self._differentiable()):
             moments = self._gather(data_matrix)
@@ -100,6 +104,10 @@ class Whitening(nn.Module):
         """``(Cov + eps I)^{-1/2}`` by the configured solver."""
         identity = torch.eye(cov_GDD.shape[-1], dtype=cov_GDD.dtype, device=cov_GDD.device)
         return SOLVERS[self.config.solver](cov_GDD + self.config.eps * identity, self.config.num_iters)
+
+    def _due(self) -> bool:
+        """Whether this step updates the statistics. Call it once a step: it moves the schedule on."""
+        return self.turns is None or self.momentum is None or self.turns.take()
 
     def _differentiable(self) -> bool:
         return self.config.grad == "full" and torch.is_grad_enabled()
@@ -159,6 +167,12 @@ class Whitening(nn.Module):
         memo[id(self.process_group)] = self.process_group
         copy.__dict__ = deepcopy(self.__dict__, memo)
         return copy
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Loads checkpoints of every schedule: where there are no turns, those that were saved are passed over."""
+        if self.turns is None:
+            state_dict.pop(f"{prefix}turns.phase", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Whitening:
         """Keeps the statistics in float32 when a model is cast to half precision."""

@@ -16,6 +16,7 @@ CONFIGS = {
     "batch full quintic": WhiteningConfig(statistics="batch", grad="full", eps=1e-2, solver="quintic"),
     "batch detached": WhiteningConfig(statistics="batch", eps=1e-2, shared_blocks=True),
     "ema": WhiteningConfig(),
+    "every second": WhiteningConfig(schedule="every=2"),
     "not synced": WhiteningConfig(statistics="batch", grad="full", eps=1e-2, sync=False),
 }
 LAYERS: dict[str, tuple[Callable[[WhiteningConfig], NDLayer], tuple[int, ...]]] = {
@@ -27,7 +28,7 @@ SPLITS = {"3 and 5": (3, 5), "8 and 0": (8, 0), "0 and 8": (0, 8), "0 and 0": (0
 # 36 columns want 144 rows. Every third of 12 x 12 positions is 16 rows a sample: of 8 and 2 samples one rank has
 # enough by itself; of 10 and 2 again; of 5 and 5 neither, both together 160; of 4 and 4 not even together (128).
 FEW_ROWS = {"enough and few": (10, 2), "few and few, enough together": (5, 5), "few together": (4, 4)}
-STEPS = 2
+STEPS = 3  # of which a layer that updates at every second does so at the first and the last
 
 
 def samples(shape: tuple[int, ...], count: int, step: int) -> torch.Tensor:
@@ -37,7 +38,7 @@ def samples(shape: tuple[int, ...], count: int, step: int) -> torch.Tensor:
 
 
 def train(layer: NDLayer, shape: tuple[int, ...], total: int, part: slice) -> dict[str, torch.Tensor]:
-    """Two steps on a part of each step's samples; the loss is a sum, so that those of the ranks add up."""
+    """Some steps on a part of each step's samples; the loss is a sum, so that those of the ranks add up."""
     out: dict[str, torch.Tensor] = {}
     for step in range(STEPS):
         x = samples(shape, total, step)[part].requires_grad_()

@@ -12,8 +12,12 @@ from ndpp_dense import NDConv2d, NDLinear, WhiteningConfig
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile itself, after a graph break
 @pytest.mark.parametrize(
     "config",
-    [WhiteningConfig(), WhiteningConfig(statistics="batch", grad="full", eps=1e-2)],
-    ids=["ema", "full"],
+    [
+        WhiteningConfig(),
+        WhiteningConfig(schedule="every=2"),
+        WhiteningConfig(statistics="batch", grad="full", eps=1e-2),
+    ],
+    ids=["ema", "every second", "full"],
 )
 def test_compiled_training_is_plain_training(config):
     torch.manual_seed(0)
@@ -22,13 +26,13 @@ def test_compiled_training_is_plain_training(config):
     twin = copy.deepcopy(plain)
     compiled = torch.compile(twin, backend="aot_eager")
     torch._dynamo.utils.counters.clear()
-    for step in range(4):
+    for step in range(6):
         x = torch.randn(16, 4, 9, 9)
         y, z = plain(x), compiled(x)
         torch.testing.assert_close(z, y)
         y.square().sum().backward()
         z.square().sum().backward()
-        if step == 1:
+        if step == config.period:  # each step of a period has its graphs, and the first has its own
             graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     for p, q in zip(plain.parameters(), twin.parameters(), strict=True):

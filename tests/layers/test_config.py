@@ -22,6 +22,7 @@ def test_all_faults_are_reported_together():
             grad="half",
             sampling_stride="3",
             sync=None,
+            schedule="every=1",
         )
     for field in dataclasses.fields(WhiteningConfig):
         assert f"  {field.name} = " in str(error.value)
@@ -41,6 +42,26 @@ def test_numbers_out_of_range(name, value):
 def test_running_statistics_have_no_gradient():
     with pytest.raises(ValueError, match="grad = 'full' with statistics = 'ema'"):
         WhiteningConfig(statistics="ema", grad="full")
+
+
+@pytest.mark.parametrize(
+    "schedule", ["every", "every=", "every=0", "every=1", "every=2.5", "every=-2", "EVERY=2", 4, None]
+)
+def test_schedules_that_are_none(schedule):
+    with pytest.raises(ValueError, match="schedule = .*every=T"):
+        WhiteningConfig(schedule=schedule)
+
+
+def test_only_running_statistics_can_be_used_again():
+    with pytest.raises(ValueError, match="schedule = 'every=2' with statistics = 'batch'") as error:
+        WhiteningConfig(schedule="every=2", statistics="batch", eps=-1)
+    assert "eps = -1" in str(error.value)
+
+
+def test_an_update_weighs_what_its_steps_would():
+    assert WhiteningConfig(momentum=0.1).update_momentum == 0.1
+    every = WhiteningConfig(momentum=0.1, schedule="every=12")
+    assert (every.period, every.update_momentum) == (12, pytest.approx(1 - 0.9**12))
 
 
 def test_presets():

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.model import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
 from ndpp_dense.layers.base import nd_layers
 
@@ -54,7 +54,7 @@ def _below(entries: Mapping[str, Any], prefix: str | None) -> dict[str, Any]:
 
 def _fault(module: nn.Module, found: Mapping[str, Any], entries: Mapping[str, Any]) -> str | None:
     """What is wrong with the entries, or None."""
-    layers = {name: layer.state_dict(prefix=f"{name}." if name else "") for name, layer in nd_layers(module)}
+    layers = {name: _values(layer, f"{name}." if name else "") for name, layer in nd_layers(module)}
     known = {layer: wanted for layer, wanted in layers.items() if wanted.keys() & found.keys()}
     if not known:
         return f"it has none of the {len(layers)} ND++ layers. {_where(next(iter(layers)), entries)}"
@@ -76,6 +76,11 @@ def _fault(module: nn.Module, found: Mapping[str, Any], entries: Mapping[str, An
     if wrong:
         return f"{len(wrong)} entries have another shape, the first: {wrong[0]}. Was it trained with other block sizes?"
     return None
+
+
+def _values(layer: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Weight, bias and statistics; not where the layer is in its schedule, which a file may lack."""
+    return {name: value for name, value in layer.state_dict(prefix=prefix).items() if value.is_floating_point()}
 
 
 def _norms(left_over: Iterable[str]) -> str:

@@ -27,6 +27,11 @@ def test_preset_then_overrides(cfg):
     assert whitening_config(cfg) == WhiteningConfig.paper("coco").override({"eps": 0.5, "shared_blocks": False})
 
 
+def test_schedule_from_the_command_line(cfg):
+    cfg.merge_from_list(["MODEL.NDPP.SCHEDULE", "every=4"])
+    assert whitening_config(cfg).period == 4
+
+
 def test_rules_come_from_a_file(cfg, tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text('VERSION: 2\nMODEL: {NDPP: {RULES: {"backbone.*.stem.*": False, "*.fc1": {EPS: 0.5}}}}')

@@ -1,0 +1,69 @@
+"""On which training steps a layer takes new statistics: on every one, or by turns with the other layers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_EVERY = re.compile(r"every=([1-9][0-9]*)")
+
+
+def period_of(schedule: object) -> int | None:
+    """Steps from one update of a layer to the next: 1 for ``"fresh"``, T >= 2 for ``"every=T"``, None for others."""
+    if schedule == "fresh":
+        return 1
+    match = _EVERY.fullmatch(schedule) if isinstance(schedule, str) else None
+    return int(match[1]) if match and int(match[1]) > 1 else None
+
+
+class Turns(nn.Module):
+    """Tells a layer, step by step, whether it is its turn: at the very first step, then at every T-th.
+
+    At the first step it is every layer's turn, because none has a D before. Then the layers take turns: the one in
+    place p of the order waits T - p steps once, and T steps from then on, so that every step has the same share of the
+    work. Ranks agree without asking each other, since all of them count the same steps.
+
+    What is counted is how many steps are left. The Python number decides, because reading a tensor would wait for the
+    device; it takes T values (and one more at the first step), so ``torch.compile`` makes T + 1 graphs, which must not
+    be more than ``torch._dynamo.config.recompile_limit``. The buffer follows it and is what is saved. (A buffer, not
+    ``get_extra_state``: MMEngine and averages of models take parameters and buffers only.)
+
+    Args:
+        period: T, >= 2.
+
+    Attributes:
+        phase: Scalar of int64, the steps left before the next turn; up to 0 it is now, and what is below shortens the
+            wait after it. In (-T, T).
+    """
+
+    phase: Tensor
+
+    def __init__(self, period: int) -> None:
+        super().__init__()
+        self.period = period
+        self._left = 0
+        self.register_buffer("phase", torch.zeros((), dtype=torch.long))
+
+    def start(self, place: int) -> None:
+        """Begins anew, in a place (>= 0, taken modulo T) of the order."""
+        self._set(-(place % self.period))
+
+    def take(self) -> bool:
+        """Whether it is the layer's turn at this step; moves on to the next step."""
+        due = self._left <= 0
+        self._set(self._left + self.period - 1 if due else self._left - 1)
+        return due
+
+    def _set(self, left: int) -> None:
+        self._left = left
+        self.phase.fill_(left)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Goes on where the checkpoint was; where it is, if that was written under ``"fresh"`` and knows no turns."""
+        saved = state_dict.setdefault(f"{prefix}phase", self.phase)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        left = int(saved)  # another period may have written it
+        self._set(left % self.period if left > 0 else -(-left % self.period))
