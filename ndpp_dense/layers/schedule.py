@@ -28,7 +28,8 @@ class Turns(nn.Module):
 
     What is counted is how many steps are left. The Python number decides, because reading a tensor would wait for the
     device; it takes T values (and one more at the first step), so ``torch.compile`` makes T + 1 graphs, which must not
-    be more than ``torch._dynamo.config.recompile_limit``. The buffer follows it and is what is saved. (A buffer, not
+    be more than ``torch._dynamo.config.recompile_limit``. A CUDA graph captured by hand repeats the turns of the step
+    that was captured: capture T of them. The buffer follows it and is what is saved. (A buffer, not
     ``get_extra_state``: MMEngine and averages of models take parameters and buffers only.)
 
     Args:
