@@ -6,12 +6,13 @@ Shape suffixes: Q channel groups, O outputs of a group, G blocks of a group, D c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from ndpp_dense.layers.config import WhiteningConfig
+from ndpp_dense.layers.folded_cache import FoldedCache, may_cache
 from ndpp_dense.layers.whitening import Whitening
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.whitened_weight import whitened_weight
@@ -33,6 +34,7 @@ class NDLayer(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter | None
     groups: int = 1
+    _folded: FoldedCache | None = None
 
     def _init_whitening(
         self, config: WhiteningConfig, channels: int, block_size: int, taps: int, sampled: bool = True
@@ -79,6 +81,45 @@ class NDLayer(nn.Module):
     def folded_parameters(self) -> tuple[Tensor, Tensor]:
         """:meth:`whitened_parameters` from the stored statistics, as used in evaluation."""
         return self.whitened_parameters(self.whitening.running_mean, self.whitening.running_whitening)
+
+    def laid_out(self, weight: Tensor) -> Tensor:
+        """A weight in the data type and memory format of the layer's own."""
+        return torch.empty_like(self.weight, requires_grad=False).copy_(weight)
+
+    def effective_parameters(self, mean_GD: Tensor, whitening_GDD: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`whitened_parameters`, computed once where they are constants.
+
+        They are if these statistics are the stored ones and no gradient goes through the parameters: in evaluation, and
+        in frozen layers. They are computed anew after a change of weight, bias or statistics, after ``.train()``,
+        ``.eval()`` and ``.to()``; only a write through ``.data`` in between goes unseen.
+
+        Args:
+            mean_GD: As :attr:`whitening` returned it.
+            whitening_GDD: As :attr:`whitening` returned it.
+        """
+        stored = mean_GD is self.whitening.running_mean and whitening_GDD is self.whitening.running_whitening
+        sources = (self.weight, self.bias, mean_GD, whitening_GDD)
+        if not (stored and may_cache(sources)):
+            return self.whitened_parameters(mean_GD, whitening_GDD)
+        folded = self._folded
+        if folded is None or not folded.made_from(sources):
+            with torch.inference_mode(False), torch.no_grad():  # tensors that a later training step may save
+                weight, bias = self.whitened_parameters(mean_GD, whitening_GDD)
+                self._folded = folded = FoldedCache(sources, self.laid_out(weight), bias)
+        return folded.weight, folded.bias
+
+    def train(self, mode: bool = True) -> NDLayer:
+        """As for any module; what was folded is forgotten, since who changes modes may have written to ``.data``."""
+        self._folded = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NDLayer:
+        self._folded = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out of pickles and copies what can be computed again."""
+        return {name: value for name, value in self.__dict__.items() if name != "_folded"}
 
     def _adopt(self, layer: nn.Module) -> None:
         """Takes over a plain layer's parameters (the same objects), adding a bias where it has none."""

@@ -51,7 +51,7 @@ class NDConv2d(NDLayer, nn.Conv2d):
             x, scale = local_statistics(x, self.config.local_scale, SAMPLE_DIMS)
         x, padding = pad_input(self, x)
         mean, whitening = self.whitening(lambda sampling: self._data_matrix(x, scale, padding, sampling))
-        weight, bias = self.whitened_parameters(mean, whitening)
+        weight, bias = self.effective_parameters(mean, whitening)
         if fused and scale is not None:
             return self._activate(self_scaled_conv2d(self, x, scale, weight, bias, padding))
         return self._activate(scaled_conv2d(self, x, scale, weight, bias, padding))

@@ -53,7 +53,7 @@ class NDConvTranspose2d(NDLayer, nn.ConvTranspose2d):
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``; N may be 0."""
         x, scale = local_statistics(x, self.config.local_scale, SAMPLE_DIMS)
         mean, whitening = self.whitening(lambda sampling: self._data_matrix(x, scale, sampling))
-        weight, bias = self.whitened_parameters(mean, whitening)
+        weight, bias = self.effective_parameters(mean, whitening)
         return self._activate(scaled_conv_transpose2d(self, x, scale, weight, bias))
 
     def _data_matrix(self, x: Tensor, scale: Tensor | None, sampling: int) -> Tensor:

@@ -33,7 +33,7 @@ class _Folded(nn.Module):
     def _take(self, layer: NDLayer) -> None:
         weight, bias = layer.folded_parameters()
         dtype = layer.weight.dtype
-        self.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=False)
+        self.weight = nn.Parameter(layer.laid_out(weight.detach()), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
         self.local_scale = layer.config.local_scale
         self.activation = layer.activation

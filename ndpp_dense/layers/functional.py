@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndpp_dense.layers.local_scale import scale_and_shift
+from ndpp_dense.layers.local_scale import scale_and_shift, scaled_map
+from ndpp_dense.ops.eager import runs_eagerly
 from ndpp_dense.ops.scaled_conv import ConvGeometry, ScaledConv2d
 
 SAMPLE_DIMS = (1, 2, 3)  # what one sample of a convolution's input spans
@@ -39,12 +41,15 @@ def scaled_conv2d(
     layer: nn.Conv2d, x: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, padding: tuple[int, int]
 ) -> Tensor:
     """``scale * conv2d(x, weight) + bias`` with the stride, dilation and groups of ``layer``."""
-    weight = weight.to(layer.weight.dtype)
-    if scale is None:
-        bias = bias.to(layer.weight.dtype)
+    dtype = layer.weight.dtype
+    weight = weight.to(dtype)
+
+    def convolve(x: Tensor, bias: Tensor | None) -> Tensor:
+        bias = None if bias is None else bias.to(dtype)
         return F.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
-    y = F.conv2d(x, weight, None, layer.stride, padding, layer.dilation, layer.groups)
-    return scale_and_shift(y, scale, bias.view(1, -1, 1, 1))
+
+    expands = layer.out_channels >= layer.in_channels * prod(layer.stride)
+    return scaled_map(convolve, x, scale, bias, positions=2, expands=expands)
 
 
 def fuses_scale(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -53,14 +58,9 @@ def fuses_scale(layer: nn.Conv2d, x: Tensor) -> bool:
     It cannot where gradients are not left to autograd alone, where the input is padded before the convolution, and in
     float16, whose range wants the input scaled rather than the output.
     """
-    transformed = (
-        torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-        or torch._C._are_functorch_transforms_active()
-    )
     native_padding = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     half = torch.float16 in (x.dtype, autocast_dtype(x))
-    return torch.is_grad_enabled() and native_padding and not transformed and not half
+    return torch.is_grad_enabled() and native_padding and not half and runs_eagerly(x)
 
 
 def self_scaled_conv2d(
@@ -107,6 +107,9 @@ def scaled_conv_transpose2d(
 
 def scaled_linear(x: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> Tensor:
     """``scale * (x weight^T) + bias``; ``dtype`` is that of the layer's own parameters."""
-    if scale is None:
-        return F.linear(x, weight.to(dtype), bias.to(dtype))
-    return scale_and_shift(F.linear(x, weight.to(dtype)), scale, bias)
+    weight = weight.to(dtype)
+
+    def multiply(x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x, weight, None if bias is None else bias.to(dtype))
+
+    return scaled_map(multiply, x, scale, bias, positions=0, expands=len(weight) >= weight.shape[1])

@@ -37,7 +37,7 @@ class NDLinear(NDLayer, nn.Linear):
         """Maps ``(..., in_features)`` to ``(..., out_features)``; there may be no rows."""
         x, scale = local_statistics(x, self.config.local_scale, FEATURE_DIMS)
         mean, whitening = self.whitening(lambda _: self._data_matrix(x, scale))
-        weight, bias = self.whitened_parameters(mean, whitening)
+        weight, bias = self.effective_parameters(mean, whitening)
         return self._activate(scaled_linear(x, scale, weight, bias, self.weight.dtype))
 
     def _data_matrix(self, x: Tensor, scale: Tensor | None) -> Tensor:

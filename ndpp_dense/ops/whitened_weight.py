@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ndpp_dense.ops.eager import runs_eagerly
+
 
 def whitened_weight(weight_QOGD: Tensor, mean_QGD: Tensor, whitening_GDD: Tensor) -> tuple[Tensor, Tensor]:
     """Moves D and the mean from the data into a weight.
@@ -29,7 +31,7 @@ def whitened_weight(weight_QOGD: Tensor, mean_QGD: Tensor, whitening_GDD: Tensor
     constant = not (mean_QGD.requires_grad or whitening_GDD.requires_grad) or not torch.is_grad_enabled()
     # W' mean = W (D mean): D times a vector costs nothing, and what is left is one product of a matrix and a vector.
     whitened_mean = (whitening_GDD @ mean_QGD.reshape(-1, dim, 1)).view(groups, blocks, dim)
-    if constant and not torch.compiler.is_compiling():
+    if constant and runs_eagerly(weight_QOGD):
         return _WhitenedWeight.apply(weight_QOGD, whitened_mean, whitening_GDD)  # type: ignore[no-any-return]
     whitened = _times_blocks(weight_QOGD, whitening_GDD)
     return whitened, -_project(weight_QOGD, whitened_mean)
@@ -59,7 +61,7 @@ def _times_blocks(weight_QOGD: Tensor, whitening_GDD: Tensor) -> Tensor:
     if len(whitening_GDD) == 1:
         return weight_QOGD @ whitening_GDD[0]
     per_group = whitening_GDD.view(groups, blocks, dim, dim)
-    if groups > 1 and blocks > 1 or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if groups > 1 and blocks > 1 or torch.is_grad_enabled() or not runs_eagerly(weight_QOGD):
         return torch.einsum("qogd,qgde->qoge", weight_QOGD, per_group)
     whitened = torch.empty_like(weight_QOGD, memory_format=torch.contiguous_format)
     torch.bmm(_by_block(weight_QOGD), whitening_GDD, out=_by_block(whitened))

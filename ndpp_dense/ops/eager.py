@@ -1,0 +1,31 @@
+"""Whether code runs now, on values that are there, or is being recorded for later."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def runs_eagerly(*tensors: Tensor | None) -> bool:
+    """Whether Python may look at these tensors' values, remember results, and work in place.
+
+    Not under torch.compile, torch.export, jit tracing, functorch transforms, dispatch modes (fake tensors among them)
+    or CUDA graph capture, and not with tensor subclasses: what was decided or remembered there would not hold later.
+
+    Args:
+        *tensors: Those in question; None is passed over.
+    """
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return False
+    if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0:
+        return False
+    for tensor in tensors:
+        if tensor is not None and type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+            return False
+    on_gpu = any(tensor is not None and tensor.is_cuda for tensor in tensors)
+    return not (on_gpu and torch.cuda.is_current_stream_capturing())
+
+
+def needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether autograd would record an operation on these tensors."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from ndpp_dense.ops import absolute_sum as module
+from ndpp_dense.ops.absolute_sum import absolute_sum
+
+DIMS = (1, 2, 3)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_exact_to_rounding(layout, signed, n, dtype):
+    x = torch.randn(n, 64, 60, 60)
+    x = (x if signed else x.relu()).to(dtype).to(memory_format=layout)
+    expected = x.double().abs().sum(DIMS, keepdim=True)
+    total = absolute_sum(x, DIMS)
+    assert total.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0)
+    assert torch.equal(absolute_sum(x.requires_grad_(), DIMS).detach(), total)
+
+
+@pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 5, 7)])
+def test_rows(shape, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 8)
+    x = torch.randn(shape)
+    torch.testing.assert_close(absolute_sum(x, (-1,)), x.abs().sum(-1, keepdim=True))
+
+
+def test_gradient_is_the_sign():
+    x = torch.tensor([[-2.0, 0.0, 3.0], [0.0, 0.0, 1.0]], requires_grad=True)
+    absolute_sum(x, (1,)).sum().backward()
+    assert torch.equal(x.grad, x.detach().sign())
+
+
+def test_gradcheck():
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: absolute_sum(x, DIMS), x)
+    assert torch.autograd.gradgradcheck(lambda x: absolute_sum(x, DIMS), x)
+
+
+def test_empty_and_not_finite():
+    assert absolute_sum(torch.empty(0, 3, 4, 4), DIMS).shape == (0, 1, 1, 1)
+    x = torch.ones(2, 64, 60, 60)
+    x[0, 0, 0, 0] = torch.nan
+    total = absolute_sum(x, DIMS).flatten()
+    assert total[0].isnan()
+    assert total[1] == 64 * 60 * 60
