@@ -18,7 +18,7 @@ from ndpp_dense.layers.functional import (
     self_scaled_conv2d,
 )
 from ndpp_dense.layers.local_scale import local_statistics
-from ndpp_dense.ops.moments import patch_matrix
+from ndpp_dense.ops.patches import Window, patch_matrix
 
 
 class NDConv2d(NDLayer, nn.Conv2d):
@@ -64,9 +64,7 @@ class NDConv2d(NDLayer, nn.Conv2d):
     def _data_matrix(self, x: Tensor, scale: Tensor | None, padding: tuple[int, int], sampling: int) -> Tensor:
         stride = (self.stride[0] * sampling, self.stride[1] * sampling)
         kernel, dilation = cast("tuple[tuple[int, int], ...]", (self.kernel_size, self.dilation))
-        data = patch_matrix(x, self.block_size, kernel, stride, padding, dilation)
-        data = data.to(self.whitening.running_mean.dtype)
-        return data if scale is None else data * scale
+        return patch_matrix(x, self.block_size, Window(kernel, stride, padding, dilation), scale)
 
     def _blocked_weight(self) -> Tensor:
         dim = self.whitening.running_mean.shape[1]

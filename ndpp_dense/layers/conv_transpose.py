@@ -16,7 +16,7 @@ from ndpp_dense.layers.base import NDLayer
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.functional import SAMPLE_DIMS, geometry, scaled_conv_transpose2d
 from ndpp_dense.layers.local_scale import local_statistics
-from ndpp_dense.ops.moments import patch_matrix
+from ndpp_dense.ops.patches import Window, patch_matrix
 
 
 class NDConvTranspose2d(NDLayer, nn.ConvTranspose2d):
@@ -63,9 +63,7 @@ class NDConvTranspose2d(NDLayer, nn.ConvTranspose2d):
             out = (size - 1) * stride - 2 * int(padding) + self.kernel_size[axis] + self.output_padding[axis]
             first, last = int(padding) // stride, (out - 1 + int(padding)) // stride
             pads += [window - 1 - first, last - (size - 1)]  # window q ends at input pixel q
-        data = patch_matrix(F.pad(x, pads), self.block_size, self.window, (sampling, sampling))
-        data = data.to(self.whitening.running_mean.dtype)
-        return data if scale is None else data * scale
+        return patch_matrix(F.pad(x, pads), self.block_size, Window(self.window, (sampling, sampling)), scale)
 
     def _blocked_weight(self) -> Tensor:
         (sh, sw), (th, tw) = self.stride, self.window

@@ -75,7 +75,7 @@ class Whitening(nn.Module):
         """Chooses the statistics of this step and, in training, updates the stored ones.
 
         Args:
-            data_matrix: Maps a sampling stride to the data matrix ``(N, G, D, L)`` of the current input.
+            data_matrix: Maps a sampling stride to the data matrix of the current input, see ``data_moments``.
 
         Returns:
             Mean ``(G, D)`` and whitening matrix ``(G, D, D)``, in the buffers' data type.
@@ -118,22 +118,19 @@ class Whitening(nn.Module):
         Whether they are too few is a fact about all ranks, and all must agree on it. A rank that has enough rows knows
         it at once; only one that has not must look at the sum (and wait for the device).
         """
-        stride = self.sampling_stride
-        own, moments = self._moments(data_matrix(stride))
-        enough = MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
-        if stride > 1 and own < enough:
-            total = own if self._ranks() == 1 else float(moments.count.detach())
-            if 0 < total < enough:
-                denser = max(1, int(stride * math.sqrt(total / enough)))
-                _, moments = self._moments(data_matrix(denser))
-        return moments
+        stride, data = self.sampling_stride, data_matrix(self.sampling_stride)
+        own, enough = data.numel() // self.running_mean.numel(), MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
+        if stride == 1 or own >= enough:
+            return self._moments(data)
+        if self._ranks() == 1:
+            return self._moments(data_matrix(_denser(stride, own / enough)) if own else data)
+        moments = self._moments(data)
+        total = float(moments.count.detach())
+        return self._moments(data_matrix(_denser(stride, total / enough))) if 0 < total < enough else moments
 
-    def _moments(self, data_NGDL: Tensor) -> tuple[int, Moments]:
-        moments = data_moments(data_NGDL, self.running_mean)
-        rows = data_NGDL.numel() // self.running_mean.numel()
-        if self._ranks() > 1:
-            moments = sum_moments_over_ranks(moments, self.process_group)
-        return rows, moments
+    def _moments(self, data: Tensor) -> Moments:
+        moments = data_moments(data, self.running_mean)
+        return sum_moments_over_ranks(moments, self.process_group) if self._ranks() > 1 else moments
 
     def _ranks(self) -> int:
         return world_size(self.process_group) if self.config.sync else 1
@@ -182,6 +179,11 @@ class Whitening(nn.Module):
             return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
 
         return super()._apply(keep_precision, recurse)
+
+
+def _denser(stride: int, share: float) -> int:
+    """The sampling stride at which ``1 / share`` times as many rows are sampled."""
+    return max(1, int(stride * math.sqrt(share)))
 
 
 def _usable(moments: Moments) -> Tensor:

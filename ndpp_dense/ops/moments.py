@@ -1,20 +1,22 @@
 """First and second moments of a layer's data matrix.
 
-Shape suffixes: N samples, C channels, H and W positions, G blocks of channels, D columns of a block (its channels times
-the kernel's area), R rows (one per sampled output position), L output positions of one sample, T packed triangle.
+Shape suffixes: N samples, G blocks of channels, D columns of a block (its channels times the kernel's area), R rows
+(one per sampled output position), T packed triangle.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ndpp_dense.ops.collectives import sum_over_ranks, world_size
+
+CACHE = 1 << 19  # bytes of shifted rows that the CPU keeps near: small enough for the second-level cache
 
 
 class Moments(NamedTuple):
@@ -31,45 +33,15 @@ class Moments(NamedTuple):
     outer: Tensor
 
 
-def patch_matrix(
-    x_NCHW: Tensor,
-    block_size: int,
-    kernel_size: tuple[int, int] = (1, 1),
-    stride: tuple[int, int] = (1, 1),
-    padding: tuple[int, int] = (0, 0),
-    dilation: tuple[int, int] = (1, 1),
-) -> Tensor:
-    """Data matrix of a convolution (im2col), cut into blocks of ``block_size`` channels.
-
-    Args:
-        x_NCHW: Input, N >= 0.
-        block_size: Channels per block; must divide C.
-        kernel_size: Height and width of the window.
-        stride: Distance between sampled windows, in input pixels.
-        padding: Zeros added on each side.
-        dilation: Distance between the taps of a window.
-
-    Returns:
-        ``(N, G, D, L)`` with ``G = C / block_size`` and ``D = block_size * kernel area``; the columns of a block are
-        ordered as a convolution's weight is: channel, then row, then column of the kernel.
-    """
-    n, c = x_NCHW.shape[:2]
-    if kernel_size == (1, 1) and padding == (0, 0):
-        columns = x_NCHW[:, :, :: stride[0], :: stride[1]]
-    else:
-        columns = F.unfold(x_NCHW, kernel_size, dilation=dilation, padding=padding, stride=stride)
-    positions = columns.shape[2:].numel()
-    return columns.reshape(n, c // block_size, block_size * kernel_size[0] * kernel_size[1], positions)
-
-
-def data_moments(data_NGDL: Tensor, shift_GD: Tensor) -> Moments:
+def data_moments(data_NG: Tensor, shift_GD: Tensor) -> Moments:
     """Moments of a data matrix about ``shift``.
 
     The shift is what makes float32 enough: with mean/std = 50, sums of plain squares lose three digits of the
     covariance, sums about a nearby mean none.
 
     Args:
-        data_NGDL: Data matrix, rows along N and L.
+        data_NG: Data matrix ``(N, G, ...)``: after the blocks the dimensions of the columns, whose product is D, then
+            those of the positions; rows run along N and the positions.
         shift_GD: Point about which to sum, near the mean. With one block (G = 1) and data of several, the blocks are
             pooled as extra rows.
 
@@ -77,12 +49,55 @@ def data_moments(data_NGDL: Tensor, shift_GD: Tensor) -> Moments:
         Moments of shape G as the shift's; zeros (connected to the graph) when there is no row.
     """
     blocks, dim = shift_GD.shape
-    rows_GDR = data_NGDL.permute(1, 2, 0, 3).reshape(data_NGDL.shape[1], dim, -1)
-    if blocks == 1 and rows_GDR.shape[0] > 1:
-        rows_GDR = rows_GDR.transpose(0, 1).reshape(1, dim, -1)
-    rows_GDR = rows_GDR - shift_GD.unsqueeze(-1)
-    count = torch.tensor(float(rows_GDR.shape[-1]), dtype=rows_GDR.dtype, device=rows_GDR.device)
-    return Moments(count, rows_GDR.sum(-1), rows_GDR @ rows_GDR.transpose(1, 2))
+    end = 3
+    while prod(data_NG.shape[2:end]) < dim:
+        end += 1
+    if blocks == 1 and data_NG.shape[1] > 1:
+        data_NG = data_NG.movedim(1, end - 1).unsqueeze(1)
+    count = shift_GD.new_full((), data_NG.numel() // (blocks * dim))
+    if data_NG.requires_grad or torch.compiler.is_compiling():
+        rows_GDR = data_NG.movedim(0, end - 1).reshape(blocks, dim, -1) - shift_GD.unsqueeze(-1)
+        return Moments(count, rows_GDR.sum(-1), rows_GDR @ rows_GDR.transpose(1, 2))
+    return Moments(count, *_sums(data_NG, shift_GD, end))
+
+
+def _sums(data_NG: Tensor, shift_GD: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    """``total`` and ``outer`` without a gradient, by one copy that shifts, in the order in which the data lies.
+
+    On the CPU as many blocks are taken at once as the cache holds.
+
+    Args:
+        data_NG: As for :func:`data_moments`.
+        shift_GD: One point a block.
+        end: Dimension of the data after the columns.
+    """
+    blocks, dim = shift_GD.shape
+    taps = data_NG.shape[3:end]
+    shift = shift_GD.view(blocks, *data_NG.shape[2:end], *[1] * (data_NG.dim() - end + 1))
+    data = data_NG.movedim(0, end - 1)  # blocks, columns, samples, positions
+    rows_first = data_NG.stride(2) == 1  # channels_last: blocks, samples, positions, taps, channels
+    if rows_first:
+        order = [0, *range(end - 1, data.dim()), *range(2, end - 1), 1]
+        data, shift = data.permute(order), shift.permute(order).contiguous()
+    total, outer = torch.empty_like(shift_GD), shift_GD.new_empty(blocks, dim, dim)
+    per_block = max(1, data[:1].numel() * shift_GD.element_size())
+    at_once = max(1, min(blocks, CACHE // per_block)) if data.device.type == "cpu" else blocks
+    buffer = shift_GD.new_empty(at_once, *data.shape[1:])
+    for first in range(0, blocks, at_once):
+        some = slice(first, min(first + at_once, blocks))
+        moved = torch.sub(data[some], shift[some], out=buffer[: some.stop - first])
+        rows = moved.view(len(moved), -1, dim).mT if rows_first else moved.view(len(moved), dim, -1)
+        torch.sum(rows, -1, out=total[some])
+        torch.bmm(rows, rows.mT, out=outer[some])
+    return _weight_order(total, outer, taps.numel()) if rows_first and taps.numel() > 1 else (total, outer)
+
+
+def _weight_order(total: Tensor, outer: Tensor, taps: int) -> tuple[Tensor, Tensor]:
+    """From columns ordered tap by tap to a convolution weight's order, channel by channel."""
+    blocks, dim = total.shape
+    total = total.view(blocks, taps, -1).mT.reshape(blocks, dim)
+    outer = outer.view(blocks, taps, dim // taps, taps, dim // taps).permute(0, 2, 1, 4, 3).reshape(blocks, dim, dim)
+    return total, outer
 
 
 def sum_moments_over_ranks(moments: Moments, group: ProcessGroup | None = None) -> Moments:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ndpp_dense.ops import moments as M
+from ndpp_dense.ops.patches import Window, patch_matrix
 
 
 def _window_rows(x, kernel, stride, padding, dilation):
@@ -47,21 +48,53 @@ GEOMETRIES = {
 }
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "channels_last"])
+@pytest.mark.parametrize("recorded", [False, True], ids=["detached", "recorded"])
 @pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
 @pytest.mark.parametrize("block_size", [2, 6])
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())
-def test_moments_equal_a_loop_over_windows(geometry, block_size, shared):
+def test_moments_equal_a_loop_over_windows(geometry, block_size, shared, recorded, layout, monkeypatch):
+    monkeypatch.setattr(M, "CACHE", 30_000)  # so that blocks go through it one or several at a time
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 6, 7, 8)) + 0.5
-    kernel, stride, padding, dilation = geometry
-    data = M.patch_matrix(torch.tensor(x), block_size, kernel, stride, padding, dilation)
-    blocks = 1 if shared else 6 // block_size
-    shift = rng.normal(size=(blocks, data.shape[2]))
-    count, total, outer = _brute_force(x, block_size, shared, geometry, shift)
+    scale = rng.uniform(0.5, 2, size=(3, 1, 1, 1))
+    own = torch.tensor(x).contiguous(memory_format=layout).requires_grad_(recorded)
+    data = patch_matrix(own, block_size, Window(*geometry), torch.tensor(scale))
+    blocks, dim = 1 if shared else 6 // block_size, block_size * np.prod(geometry[0])
+    shift = rng.normal(size=(blocks, dim))
+    count, total, outer = _brute_force(x * scale, block_size, shared, geometry, shift)
     moments = M.data_moments(data, torch.tensor(shift))
+    assert moments.outer.requires_grad == recorded
     assert moments.count.item() == count
-    np.testing.assert_allclose(moments.total.numpy(), total, atol=1e-10)
-    np.testing.assert_allclose(moments.outer.numpy(), outer, atol=1e-10)
+    np.testing.assert_allclose(moments.total.detach().numpy(), total, atol=1e-10)
+    np.testing.assert_allclose(moments.outer.detach().numpy(), outer, atol=1e-10)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_moments_of_half_precision_are_float32(dtype, kernel):
+    x = torch.randn(4, 4, 9, 9).to(dtype)
+    shift = torch.randn(2, 2 * kernel[0] * kernel[1])
+    for scale in (None, torch.rand(4, 1, 1, 1) + 0.5):
+        found = M.data_moments(patch_matrix(x, 2, Window(kernel), scale), shift)
+        exact = None if scale is None else scale.double()
+        expected = M.data_moments(patch_matrix(x.double(), 2, Window(kernel), exact), shift.double())
+        assert found.outer.dtype == torch.float32
+        torch.testing.assert_close(found.outer.double(), expected.outer, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("stride", [(1, 1), (3, 4)])
+def test_gradient_of_the_moments(kernel, stride):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64, generator=generator).requires_grad_()
+    scale = torch.rand(2, 1, 1, 1, dtype=torch.float64, generator=generator).requires_grad_()
+    shift = torch.randn(2, 2 * kernel[0] * kernel[1], dtype=torch.float64, generator=generator)
+
+    def sums(x, scale):
+        return M.data_moments(patch_matrix(x, 2, Window(kernel, stride), scale), shift)[1:]
+
+    assert torch.autograd.gradcheck(sums, (x, scale))
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own", "shared"])
@@ -93,11 +126,12 @@ def test_the_shift_saves_float32_covariances():
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
 def test_no_samples_give_zeros_connected_to_the_graph(kernel):
     x = torch.zeros(0, 4, 5, 5, requires_grad=True)
-    data = M.patch_matrix(x, 2, kernel)
-    shift = torch.ones(2, data.shape[2])
+    data = patch_matrix(x, 2, Window(kernel))
+    dim = 2 * kernel[0] * kernel[1]
+    shift = torch.ones(2, dim)
     moments = M.data_moments(data, shift)
     assert moments.count == 0
-    assert moments.outer.shape == (2, data.shape[2], data.shape[2])
+    assert moments.outer.shape == (2, dim, dim)
     mean, cov = M.mean_and_covariance(moments, shift)
     assert torch.equal(mean, shift)
     assert not cov.any()
@@ -128,7 +162,7 @@ def test_indices_first_needed_under_inference_mode_serve_in_training():
 
 def test_patch_columns_are_ordered_as_a_convolution_weight():
     x, weight = torch.randn(2, 6, 5, 7, dtype=torch.float64), torch.randn(4, 6, 3, 2, dtype=torch.float64)
-    data = M.patch_matrix(x, 3, (3, 2), (2, 1), (1, 0), (1, 2))
-    y = torch.einsum("ogd,ngdl->nol", weight.view(4, 2, -1), data)
+    data = patch_matrix(x, 3, Window((3, 2), (2, 1), (1, 0), (1, 2)))
+    y = torch.einsum("ogbij,ngbijhw->nohw", weight.view(4, 2, 3, 3, 2), data)
     expected = torch.nn.functional.conv2d(x, weight, None, (2, 1), (1, 0), (1, 2))
-    torch.testing.assert_close(y, expected.flatten(2))
+    torch.testing.assert_close(y, expected)
