@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ndpp_dense.ops.newton import newton_products
 from ndpp_dense.ops.spectral import SpectralNewton
 
 SPECTRAL_FROM = 256  # on the CPU an eigendecomposition beats the products of an iteration from about this size
+SPECTRAL_GRADIENT_FROM = 96  # the same where a gradient is wanted
 QUINTIC_LOWER_BOUND = 3e-3  # smallest sqrt(eigenvalue / Frobenius norm) for which the quintic steps are optimal
 
 
@@ -28,23 +30,18 @@ def newton(a_GDD: Tensor, num_iters: int) -> Tensor:
 
     Args:
         a_GDD: Symmetric positive definite matrices.
-        num_iters: Number of iterations, at least 1. Costs ``3 * num_iters - 3`` matrix products; on the CPU, where it
-            is cheaper, the same function is evaluated on the eigenvalues.
+        num_iters: Number of iterations, at least 1. Two at a time cost five matrix products, see
+            :func:`newton_products`; on the CPU, where it is cheaper, the same function is evaluated on the eigenvalues.
 
     Returns:
-        ``(G, D, D)``, an approximation of ``A^{-1/2}``; differentiable.
+        ``(G, D, D)``, an approximation of ``A^{-1/2}``; differentiable once.
     """
     scale = 1.5 / torch.linalg.matrix_norm(a_GDD, keepdim=True)
-    identity = torch.eye(a_GDD.shape[-1], dtype=a_GDD.dtype, device=a_GDD.device)
     m = a_GDD * scale
-    if m.device.type == "cpu" and (m.requires_grad or m.shape[-1] >= SPECTRAL_FROM):
+    spectral_from = SPECTRAL_GRADIENT_FROM if m.requires_grad else SPECTRAL_FROM
+    if m.device.type == "cpu" and m.shape[-1] >= spectral_from:
         return SpectralNewton.apply(m, num_iters) * scale.sqrt()
-    x = step = 1.5 * identity - 0.5 * m
-    for _ in range(num_iters - 1):
-        m = step @ step @ m
-        step = 1.5 * identity - 0.5 * m
-        x = x @ step
-    return x * scale.sqrt()
+    return newton_products(m, num_iters) * scale.sqrt()
 
 
 def quintic(a_GDD: Tensor, num_iters: int) -> Tensor:

@@ -38,21 +38,29 @@ class SpectralNewton(torch.autograd.Function):
         """Gradient with respect to the matrix, symmetrised."""
         values, vectors = ctx.saved_tensors
         slopes = _divided_differences(values, ctx.num_iters)
-        inner = slopes * (vectors.transpose(1, 2) @ grad_outputs[0] @ vectors)
+        inner = slopes.mul_(vectors.transpose(1, 2) @ grad_outputs[0] @ vectors)
         grad = vectors @ inner @ vectors.transpose(1, 2)
-        return 0.5 * (grad + grad.transpose(1, 2)), None
+        return torch.lerp(grad, grad.mT, 0.5), None
 
 
 def _divided_differences(values_GD: Tensor, num_iters: int) -> Tensor:
-    """``(x(l_i) - x(l_j)) / (l_i - l_j)`` of the recurrence; the derivative where ``l_i = l_j``."""
+    """``(x(l_i) - x(l_j)) / (l_i - l_j)`` of the recurrence; the derivative where ``l_i = l_j``.
+
+    With ``s = (3 - m) / 2``, so ``m = 3 - 2 s``, the differences of ``x s`` and ``m s^2`` are ``dx s_j - x_i dm / 2``
+    and ``dm (s_i^2 + s_i s_j + s_j^2 - 1.5 (s_i + s_j))``.
+    """
     x, m = torch.ones_like(values_GD), values_GD
-    dx = values_GD.new_zeros(*values_GD.shape, values_GD.shape[-1])
-    dm = torch.ones_like(dx)
-    for _ in range(num_iters):
+    dx = dm = None
+    for number in range(num_iters):
         step = 1.5 - 0.5 * m
-        dstep = -0.5 * dm
-        si, sj, xi, mi = step.unsqueeze(2), step.unsqueeze(1), x.unsqueeze(2), m.unsqueeze(2)
-        dx = dx * sj + xi * dstep  # d(x s) = dx s_j + x_i ds
-        dm = dm * sj * sj + mi * dstep * (si + sj)  # d(m s^2) = dm s_j^2 + m_i ds (s_i + s_j)
+        si, sj = step.unsqueeze(2), step.unsqueeze(1)
+        if dx is None or dm is None:
+            dx = torch.full((*values_GD.shape, values_GD.shape[-1]), -0.5, dtype=m.dtype, device=m.device)
+        else:
+            dx.mul_(sj).addcmul_(x.unsqueeze(2), dm, value=-0.5)
+        if number < num_iters - 1:
+            factor = (sj + (si - 1.5)).mul_(sj).add_(si * (si - 1.5))
+            dm = factor if dm is None else dm.mul_(factor)
         x, m = x * step, m * step * step
+    assert dx is not None
     return dx

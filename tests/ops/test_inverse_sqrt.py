@@ -9,11 +9,13 @@ from ndpp_dense.ops.inverse_sqrt import (
     QUINTIC_LOWER_BOUND,
     SOLVERS,
     SPECTRAL_FROM,
+    SPECTRAL_GRADIENT_FROM,
     eigh,
     newton,
     quintic,
     quintic_coefficients,
 )
+from ndpp_dense.ops.spectral import SpectralNewton
 
 
 def _spd(eigenvalues, seed=0):
@@ -62,7 +64,10 @@ class _CountProducts(TorchDispatchMode):
 CONVERGED = {
     "eigh": lambda a: eigh(a),
     "newton 40": lambda a: newton(a, 40),
-    "newton 40, spectral": lambda a: newton(a.requires_grad_(), 40).detach(),
+    "newton 40, recorded": lambda a: newton(a.requires_grad_(), 40).detach(),
+    "newton 40, spectral": lambda a: (
+        SpectralNewton.apply(a / a.norm(dim=(1, 2), keepdim=True), 40) / a.norm(dim=(1, 2), keepdim=True).sqrt()
+    ),
     "quintic 9": lambda a: quintic(a, 9),
 }
 
@@ -93,43 +98,51 @@ def test_one_by_one_matrices(name):
 
 
 @pytest.mark.parametrize("num_iters", [1, 2, 5, 9])
-@pytest.mark.parametrize("size", [12, SPECTRAL_FROM])
+@pytest.mark.parametrize("size", [12, SPECTRAL_GRADIENT_FROM, SPECTRAL_FROM])
 def test_newton_is_the_recurrence_whatever_the_path(num_iters, size):
-    """Without gradient small matrices take the products, with gradient (or size) the eigenvalues."""
+    """Small matrices take the products, large ones the eigenvalues."""
     a = _spd(np.geomspace(1e-3, 10, size))
     expected = _recurrence(a, num_iters)
     torch.testing.assert_close(newton(a, num_iters), expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(newton(a.clone().requires_grad_(), num_iters).detach(), expected, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("eigenvalues", [np.geomspace(1e-3, 10, 9), [1.0] * 5 + [0.2] * 3 + [3.0]])
-def test_newton_gradient_is_that_of_the_recurrence(eigenvalues):
+@pytest.mark.parametrize("num_iters", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(
+    "eigenvalues",
+    [np.geomspace(1e-3, 10, 9), [1.0] * 5 + [0.2] * 3 + [3.0], np.geomspace(1e-3, 1, SPECTRAL_GRADIENT_FROM)],
+    ids=["distinct", "repeated", "large"],
+)
+def test_newton_gradient_is_that_of_the_recurrence(eigenvalues, num_iters):
     a = _spd([eigenvalues])
-    probe = torch.randn(9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    size = len(eigenvalues)
+    probe = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     probe = probe + probe.T
 
     def gradient(solve):
         base = a.clone().requires_grad_()
-        (solve(0.5 * (base + base.mT), 5) * probe).sum().backward()
+        (solve(0.5 * (base + base.mT), num_iters) * probe).sum().backward()
         return base.grad
 
     torch.testing.assert_close(gradient(newton), gradient(_recurrence), rtol=1e-8, atol=1e-10)
 
 
 def test_newton_takes_the_path_that_is_documented():
-    small, large = _spd(np.ones(8)), _spd(np.ones(SPECTRAL_FROM))
-    for matrix, spectral in [(small, 0), (small.clone().requires_grad_(), 1), (large, 1)]:
+    small, middle, large = (_spd(np.ones(size)) for size in (8, SPECTRAL_GRADIENT_FROM, SPECTRAL_FROM))
+    recorded = [matrix.clone().requires_grad_() for matrix in (small, middle, large)]
+    for matrix, spectral in zip([small, middle, large, *recorded], [0, 0, 1, 0, 1, 1], strict=True):
         with _CountProducts() as counter:
             newton(matrix, 5)
         assert counter.decompositions == spectral
 
 
-@pytest.mark.parametrize("num_iters", [1, 3, 5])
-@pytest.mark.parametrize(("solve", "per_step"), [(newton, 3), (quintic, 4)])
-def test_products_as_documented(solve, per_step, num_iters):
+@pytest.mark.parametrize("num_iters", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("solve", [newton, quintic])
+def test_products_as_documented(solve, num_iters):
     with _CountProducts() as counter:
         solve(_spd(np.geomspace(0.1, 1, 6)), num_iters)
-    assert counter.products == per_step * num_iters - 3
+    newton_products = 5 * num_iters // 2 - 3 if num_iters % 2 == 0 else 5 * (num_iters - 1) // 2
+    assert counter.products == (newton_products if solve is newton else 4 * num_iters - 3)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
