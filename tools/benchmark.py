@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--channels-last", action="store_true", help="lay images and weights out so")
     parser.add_argument("--graph", action="store_true", help="replay steps as CUDA graphs")
     parser.add_argument("--profile", action="store_true", help="time the parts of ND++'s step too (suite backbone)")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="of photographs (suite solver)")
     parser.add_argument("--output", type=Path, default=Path("output/bench"), metavar="FOLDER")
     parser.add_argument("--traceback", action="store_true", help="show where an error arose")
     return parser
@@ -66,7 +67,8 @@ def settings_of(args: argparse.Namespace) -> Any:
     if args.graph and device != "cuda":
         raise ValueError("--graph replays CUDA graphs: it needs --device cuda.")
     torch.set_num_threads(args.threads)
-    flags = {name: getattr(args, name) for name in ("quick", "threads", "amp", "channels_last", "graph", "profile")}
+    names = ("quick", "threads", "amp", "channels_last", "graph", "profile", "images")
+    flags = {name: getattr(args, name) for name in names}
     return Settings(device=device, **flags, **chosen)
 
 

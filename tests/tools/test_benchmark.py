@@ -12,11 +12,13 @@ import torch.distributed as dist
 from bench import collectives as bench_collectives
 from bench import peers as bench_peers
 from bench import report as bench_report
+from bench import solver as bench_solver
 from bench import suites as bench_suites
 from bench.case import Case, Settings, Suite
 from bench.memory import memory_step
 from bench.profile import PARTS, profile
 from bench.timing import interleave, measure_case, seconds, summarise
+from PIL import Image
 from torch import nn
 
 from ndpp_dense import NDConv2d, WhiteningConfig, create_backbone
@@ -192,8 +194,8 @@ def test_the_layer_suite_leaves_json_and_figure_and_the_page_is_made_from_them(t
     assert "<!-- bench:detector -->\nnot measured\n<!-- /bench:detector -->" in text
     bench_report.update_page(bench_suites.SUITES, page, records)
     assert page.read_text() == text
-    with pytest.raises(ValueError, match="no place for 'solver'"):
-        bench_report.update_page({"solver": Suite("", lambda settings: [])}, page, records)
+    with pytest.raises(ValueError, match="no place for 'nothing'"):
+        bench_report.update_page({"nothing": Suite("", lambda settings: [])}, page, records)
 
 
 def test_skipped_peers_and_parts_stand_on_the_page():
@@ -214,6 +216,32 @@ def test_exact_values_stand_with_their_ratio():
 def test_every_suite_has_its_place_on_the_page():
     text = bench_report.PAGE.read_text(encoding="utf-8")
     assert all(f"<!-- bench:{name} -->" in text and f"<!-- /bench:{name} -->" in text for name in bench_suites.SUITES)
+
+
+def test_solver_cases_are_of_real_covariances_and_name_what_they_measure():
+    settings = Settings(quick=True)
+    cases = {case.name: case for case in bench_solver.solver_cases(settings)}
+    matrices = bench_solver.covariances(settings)
+    assert {size: found.shape[1] for size, found in matrices.items()} == {64: 64, 147: 147, 576: 576}
+
+    def value(case, peer):
+        return cases[case].measure(cases[case].peers[peer]())
+
+    assert value("products, d = 64", "quintic, 5") == 17
+    assert value("products, d = 64", "newton, 5") == 10
+    assert value("largest residual, d = 147", "quintic, 5") <= 0.02
+    assert value("median residual, d = 147", "newton, 5") > 0.5
+    assert value("relative error of the gradient, d = 64", "ND++") < 1e-5
+    assert value("relative error of the gradient, d = 144", "ND++") < 1e-5
+    cases["time, d = 64"].peers["eigh"]()()
+
+
+def test_pictures_come_from_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no .jpg or .png files"):
+        next(bench_solver.pictures(tmp_path))
+    Image.new("RGB", (9, 7), (116, 116, 174)).save(tmp_path / "one.png")
+    (found,) = bench_solver.pictures(tmp_path)
+    assert found[:, 5, 5].tolist() == [0, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ class Settings:
         channels_last: Whether images and weights are laid out so.
         graph: Whether to replay steps as CUDA graphs.
         profile: Whether to time the parts of ND++'s training step too.
+        images: Folder of the photographs that solvers are measured on; None generates street scenes.
     """
 
     device: str = "cpu"
@@ -39,6 +41,7 @@ class Settings:
     channels_last: bool = False
     graph: bool = False
     profile: bool = False
+    images: Path | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """The precision that steps compute in."""

@@ -13,6 +13,7 @@ from bench.frameworks import detector_cases, segmentor_cases
 from bench.memory import memory_step
 from bench.peers import IterNorm2d, fold_batch_norms, obvious, replace_norms
 from bench.profile import profile
+from bench.solver import solver_cases
 from ndpp_dense import WhiteningConfig, convert_to_ndpp, create_backbone, fold_ndpp
 
 LAYERS = {  # in, out, kernel, stride, side of the input: what ResNet-50 has at 224 pixels
@@ -183,6 +184,7 @@ SUITES = {
     "inference": Suite("Inference of ResNet-50, folded and not", inference_cases, **TIMM),
     "memory": Suite("Peak memory of a training step of ResNet-50", memory_cases, **TIMM),
     "collectives": Suite("What the norms of ResNet-50 send in a training step", collective_cases, **TIMM),
+    "solver": Suite("Inverse square roots of real covariances", solver_cases, **TIMM),
     "detector": Suite("Training step of Mask R-CNN R50-FPN", detector_cases, ("detectron2",), DETECTRON2, quick=False),
     "segmentor": Suite("Training step of DeepLabv3 R50", segmentor_cases, ("mmseg",), MMSEG, quick=False),
 }
