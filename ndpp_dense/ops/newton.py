@@ -29,12 +29,14 @@ def newton_products(a_GDD: Tensor, num_iters: int) -> Tensor:
     Returns:
         X, of the same shape; differentiable once.
     """
-    recorded = torch.is_grad_enabled() and a_GDD.requires_grad
-    size = a_GDD[:1].numel() * a_GDD.element_size()
+    if torch.is_grad_enabled() and a_GDD.requires_grad:
+        solve = NewtonProducts.apply
+    else:
+        solve = _iterate_plainly if torch.compiler.is_compiling() else _iterate_in_place
+    size = max(1, a_GDD[:1].numel() * a_GDD.element_size())
     if a_GDD.device.type != "cpu" or torch.compiler.is_compiling() or len(a_GDD) * size <= CACHE:
-        return NewtonProducts.apply(a_GDD, num_iters) if recorded else _iterate(a_GDD, num_iters)[0]
-    parts = a_GDD.split(max(1, CACHE // size))
-    return torch.cat([NewtonProducts.apply(a, num_iters) if recorded else _iterate(a, num_iters)[0] for a in parts])
+        return solve(a_GDD, num_iters)
+    return torch.cat([solve(a, num_iters) for a in a_GDD.split(max(1, CACHE // size))])
 
 
 class NewtonProducts(torch.autograd.Function):
@@ -94,6 +96,34 @@ def _iterate(m: Tensor, num_iters: int, keep: bool = False) -> tuple[Tensor, lis
             stages.append((m, p, squared, before))
         m = m if last else squared @ m
     return x, stages
+
+
+def _iterate_plainly(a_GDD: Tensor, num_iters: int) -> Tensor:
+    return _iterate(a_GDD, num_iters)[0]
+
+
+def _iterate_in_place(a_GDD: Tensor, num_iters: int) -> Tensor:
+    """X by the same products in five buffers: fresh memory for every iterate would cost as much as some products."""
+    m, x, s, p, q = (torch.empty_like(a_GDD) for _ in range(5))
+    sizes = _stage_sizes(num_iters)
+    m.copy_(a_GDD)
+    for number, size in enumerate(sizes):
+        torch.mul(m, -0.5, out=s)
+        s.diagonal(dim1=1, dim2=2).add_(1.5)
+        if size == 2:
+            torch.bmm(s, s, out=q)
+            torch.add(q, s, alpha=-1.5, out=p)
+            s.baddbmm_(q, p, beta=1.5)
+        if number == 0:
+            x.copy_(s)
+        else:
+            torch.bmm(x, s, out=q)
+            x, q = q, x
+        if number < len(sizes) - 1:
+            torch.bmm(s, s, out=p)
+            torch.bmm(p, m, out=q)
+            m, q = q, m
+    return x
 
 
 def _gradient_of_m(grad_p: Tensor, s: Tensor | None, below: Tensor | None) -> Tensor:

@@ -121,7 +121,7 @@ class _Products(TorchDispatchMode):
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func.overloadpacket.__name__ in ("bmm", "mm", "baddbmm", "addmm")
+        self.count += func.overloadpacket.__name__ in ("bmm", "mm", "baddbmm", "baddbmm_", "addmm")
         return func(*args, **(kwargs or {}))
 
 
