@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ndpp_dense.layers.local_scale import scale_and_shift, scaled_map
+from ndpp_dense.ops import scaled_conv as ops
 from ndpp_dense.ops.eager import runs_eagerly
-from ndpp_dense.ops.scaled_conv import ConvGeometry, ScaledConv2d
+from ndpp_dense.ops.scaled_map import scale_and_shift, scaled_map
 
 SAMPLE_DIMS = (1, 2, 3)  # what one sample of a convolution's input spans
 FEATURE_DIMS = (-1,)  # what one row of a linear layer's input spans
@@ -41,15 +40,7 @@ def scaled_conv2d(
     layer: nn.Conv2d, x: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, padding: tuple[int, int]
 ) -> Tensor:
     """``scale * conv2d(x, weight) + bias`` with the stride, dilation and groups of ``layer``."""
-    dtype = layer.weight.dtype
-    weight = weight.to(dtype)
-
-    def convolve(x: Tensor, bias: Tensor | None) -> Tensor:
-        bias = None if bias is None else bias.to(dtype)
-        return F.conv2d(x, weight, bias, layer.stride, padding, layer.dilation, layer.groups)
-
-    expands = layer.out_channels >= layer.in_channels * prod(layer.stride)
-    return scaled_map(convolve, x, scale, bias, positions=2, expands=expands)
+    return ops.scaled_conv2d(x, scale, weight.to(layer.weight.dtype), bias, _geometry(layer, padding))
 
 
 def fuses_scale(layer: nn.Conv2d, x: Tensor) -> bool:
@@ -76,12 +67,16 @@ def self_scaled_conv2d(
         bias: Whitened bias.
         padding: Zero padding.
     """
-    stride, dilation = cast("tuple[tuple[int, int], ...]", (layer.stride, layer.dilation))
     chosen = autocast_dtype(x)
     weight = weight.to(chosen or layer.weight.dtype)
     with torch.autocast(x.device.type, enabled=False):
-        geometry = ConvGeometry(stride, padding, dilation, layer.groups)
-        return ScaledConv2d.apply(x.to(chosen or x.dtype), scale, weight, bias, geometry)  # type: ignore[no-any-return]
+        arguments = (x.to(chosen or x.dtype), scale, weight, bias, _geometry(layer, padding))
+        return ops.ScaledConv2d.apply(*arguments)  # type: ignore[no-any-return]
+
+
+def _geometry(layer: nn.Conv2d, padding: tuple[int, int]) -> ops.ConvGeometry:
+    stride, dilation = cast("tuple[tuple[int, int], ...]", (layer.stride, layer.dilation))
+    return ops.ConvGeometry(stride, padding, dilation, layer.groups)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

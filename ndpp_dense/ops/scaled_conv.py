@@ -1,13 +1,16 @@
-"""Convolution of inputs that are divided by their mean absolute value, with a backward pass that keeps no output."""
+"""Convolutions with a factor per sample; among them the one whose factor is the input's own scale."""
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from ndpp_dense.ops.scaled_map import scaled_map
 
 
 class ConvGeometry(NamedTuple):
@@ -17,6 +20,25 @@ class ConvGeometry(NamedTuple):
     padding: tuple[int, int]
     dilation: tuple[int, int]
     groups: int
+
+
+def scaled_conv2d(
+    x_NCHW: Tensor, scale_N111: Tensor | None, weight: Tensor, bias_O: Tensor, geometry: ConvGeometry
+) -> Tensor:
+    """``scale * conv2d(x, weight) + bias``, the scale treated as any other tensor.
+
+    Args:
+        x_NCHW: Input; N may be 0.
+        scale_N111: Factor per sample, or None for 1.
+        weight: As for ``conv2d``.
+        bias_O: Of the output channels.
+        geometry: Of the convolution.
+    """
+
+    def convolve(x: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, None if bias is None else bias.to(weight.dtype), *geometry)
+
+    return scaled_map(convolve, x_NCHW, scale_N111, bias_O, positions=2, expands=_expands(x_NCHW, weight, geometry))
 
 
 class ScaledConv2d(torch.autograd.Function):
@@ -45,8 +67,7 @@ class ScaledConv2d(torch.autograd.Function):
         ctx.save_for_backward(x_NCHW, scale_N111, weight)
         ctx.geometry = geometry
         ctx.bias_dtype = bias_O.dtype
-        y = F.conv2d(x_NCHW, weight, None, *geometry)
-        return torch.addcmul(bias_O.to(y.dtype).view(1, -1, 1, 1), y, scale_N111.to(y.dtype), out=y)
+        return scaled_conv2d(x_NCHW, scale_N111, weight, bias_O, geometry)
 
     @staticmethod
     @once_differentiable
@@ -56,14 +77,23 @@ class ScaledConv2d(torch.autograd.Function):
         (grad,) = grad_outputs
         wanted = ctx.needs_input_grad
         grad_bias = grad.sum((0, 2, 3), dtype=ctx.bias_dtype) if wanted[3] else None
+        factor = scale.to(grad.dtype)
+        at_input = _expands(x, weight, ctx.geometry)  # the smaller side is scaled
+        scaled = (grad, x * factor) if at_input else (grad * factor, x)
         stride, padding, dilation, groups = ctx.geometry
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-            grad * scale.to(grad.dtype), x, weight, None, stride, padding, dilation, False, (0, 0), groups,
-            (wanted[0], wanted[2], False),
-        )  # fmt: skip
+            *scaled, weight, None, stride, padding, dilation, False, (0, 0), groups, (wanted[0], wanted[2], False)
+        )
         if wanted[0]:
+            if at_input:
+                grad_x.mul_(factor)
             _add_gradient_through_scale(grad_x, x, scale)
         return grad_x, None, grad_weight, grad_bias, None
+
+
+def _expands(x_NCHW: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
+    """Whether the output is no smaller than the input."""
+    return len(weight) >= x_NCHW.shape[1] * prod(geometry.stride)
 
 
 def _add_gradient_through_scale(grad_x_NCHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor) -> None:

@@ -2,18 +2,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ndpp_dense.layers.local_scale import local_statistics, scale_and_shift
+from ndpp_dense.layers.local_scale import local_statistics
 from ndpp_dense.ops.scaled_conv import ConvGeometry, ScaledConv2d
 
 GEOMETRIES = {
     "1x1": (8, 6, 1, ConvGeometry((1, 1), (0, 0), (1, 1), 1)),
+    "to more channels": (4, 9, 1, ConvGeometry((1, 1), (0, 0), (1, 1), 1)),
     "strided, dilated, in groups": (8, 6, 3, ConvGeometry((2, 1), (1, 2), (1, 2), 2)),
 }
 
 
 def plain(x, weight, bias, geometry):
     x, scale = local_statistics(x, "l1", (1, 2, 3))
-    return scale_and_shift(F.conv2d(x, weight, None, *geometry), scale, bias.view(1, -1, 1, 1))
+    return scale * F.conv2d(x, weight, None, *geometry) + bias.view(1, -1, 1, 1)
 
 
 def fused(x, weight, bias, geometry):
