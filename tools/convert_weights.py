@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> None:
         backbone = _calibrated(args, backbone)
     write_backbone(backbone, args.target, args.output, _say)
     _say(f"wrote {args.output} ({Path(args.output).stat().st_size / 1e6:.1f} MB)")
-    _say(*usage(backbone.model, source, args.target, args.output))
     whitened = bool(whitened_layers(backbone.entries))
+    _say(*usage(backbone.model, source, args.target, args.output, whitened))
     _say(*cautions(file, source, args.target, whitened, backbone.facts["ndpp"]))
 
 

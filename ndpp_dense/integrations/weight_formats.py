@@ -149,7 +149,7 @@ def target_names(names: Iterable[str], target: str, model: str) -> dict[str, str
     return {old: new for new, old in to_mmseg({name: name for name in names}).items()}
 
 
-def usage(model: str, source: str, target: str, path: str | Path) -> list[str]:
+def usage(model: str, source: str, target: str, path: str | Path, whitened: bool = False) -> list[str]:
     """How to train from a file that was written.
 
     Args:
@@ -157,21 +157,25 @@ def usage(model: str, source: str, target: str, path: str | Path) -> list[str]:
         source: Format that they came in.
         target: Format that was written.
         path: The file.
+        whitened: Whether the weights have ND++ statistics.
 
     Returns:
         Lines of text; none for classifiers.
     """
+    pattern = CARDS[model].options.get("pattern") if model in CARDS else None
+    pools = pattern not in (None, "BBBB")
+    config = "CONFIG_WITH_NDPP" if whitened else "CONFIG"
     if target == "mmseg":
         options = f"model.backbone.init_cfg.type=Pretrained model.backbone.init_cfg.checkpoint={path}"
-        return [f"use it with: tools/train_seg.py --config CONFIG --cfg-options {options}"]
+        options += f" model.backbone.type=PoolingResNet model.backbone.pattern={pattern}" if pools else ""
+        return [f"use it with: tools/train_seg.py --config {config} --cfg-options {options}"]
     if target != "detectron2":
         return []
-    pattern = CARDS[model].options.get("pattern") if model in CARDS else None
     settings = ["MODEL.RESNETS.STRIDE_IN_1X1 False"]
-    if pattern not in (None, "BBBB"):
+    if pools:
         settings.append(f"MODEL.BACKBONE.NAME build_pooling_resnet_fpn_backbone MODEL.POOLING.PATTERN {pattern}")
     settings += [_RGB] if source in CLASSIFIERS else []
-    return [f"use it with: tools/train_net.py --config CONFIG MODEL.WEIGHTS {path} {' '.join(settings)}"]
+    return [f"use it with: tools/train_net.py --config {config} MODEL.WEIGHTS {path} {' '.join(settings)}"]
 
 
 def cautions(

@@ -69,9 +69,16 @@ class Study:
         return ROOT / "docs" / "results" / self.name
 
 
+def short(setting: str) -> str:
+    """Return a setting without the path of its key, fit for a file's name."""
+    key, sign, value = setting.partition("=")
+    last = key.rsplit(".", 1)[-1] if key.replace(".", "_").isidentifier() else key
+    return f"{last}{sign}{value}".lower().replace("/", "-")
+
+
 def train(study: Study, condition: str, method: str, rate: float, seed: int, args: argparse.Namespace) -> None:
     """Train one combination and keep its record; one that is there already is left."""
-    tag = "".join(f"_{word.rsplit('.', 1)[-1].lower()}" for word in args.set).replace("/", "-")
+    tag = "".join(f"_{short(word)}" for word in args.set)
     where = f"_{condition.replace(' ', '')}" if condition else ""
     name = f"{method}{where}{tag}_lr{rate:g}_seed{seed}"
     record = study.folder / f"{name}.json"

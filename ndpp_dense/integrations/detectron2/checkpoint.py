@@ -133,6 +133,23 @@ class NDCheckpointer(DetectionCheckpointer):
             raise FileNotFoundError(f"checkpoint {path} not found ({hint}). Correct MODEL.WEIGHTS.")
         return super().load(path, *args, **kwargs)
 
+    def _load_model(self, checkpoint: Any) -> Any:
+        """Load weights, and log how many of the backbone's were found."""
+        incompatible = super()._load_model(checkpoint)
+        counters = ".num_batches_tracked"  # which files leave out, and nothing needs
+        state = self.model.state_dict()
+        names = [name for name in state if name.startswith("backbone.") and not name.endswith(counters)]
+        body = [
+            name for name in names if name.startswith("backbone.bottom_up.")
+        ] or names  # a pyramid is not pretrained
+        lacking = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
+        unmatched = [name for name in body if name in lacking]
+        level = logging.WARNING if 0 < len(unmatched) < len(body) else logging.INFO
+        first = f", first {unmatched[0]}" if unmatched else ""
+        loaded = len(body) - len(unmatched)
+        _log.log(level, "Backbone: %d of %d weights loaded, %d unmatched%s", loaded, len(body), len(unmatched), first)
+        return incompatible
+
     def candidates(self) -> list[Path]:
         """Checkpoints to resume from: the one that ``last_checkpoint`` names, then the others, newest first."""
         folder = Path(self.save_dir)

@@ -6,9 +6,10 @@ and the statistics not: a network that is half pretrained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from mmengine.logging import MMLogger
 from mmengine.model import PretrainedInit
 from mmengine.registry import WEIGHT_INITIALIZERS
 from mmengine.runner import CheckpointLoader
@@ -37,11 +38,21 @@ class NDPPPretrainedInit(PretrainedInit):
         if any(nd_layers(module)):
             entries = CheckpointLoader.load_checkpoint(self.checkpoint, map_location="cpu")
             entries = entries.get("state_dict", entries)
-            fault = _fault(module, _below(entries, self.prefix), entries)
+            found = _below(entries, self.prefix)
+            fault = _fault(module, found, entries)
             if fault:
                 where = f" below {self.prefix!r}" if self.prefix else ""
                 raise ValueError(f"init_cfg: {self.checkpoint}{where} does not fit {type(module).__name__}: {fault}")
+            self._say(type(module).__name__, module.state_dict(), found)
         super().__call__(module)
+
+    def _say(self, kind: str, state: Iterable[str], found: Collection[str]) -> None:
+        wanted = [name for name in state if not name.endswith(".num_batches_tracked")]  # which nothing needs
+        unmatched = [name for name in wanted if name not in found]
+        first = f", first {unmatched[0]}" if unmatched else ""
+        message = "init_cfg: %s takes %d of its %d weights from %s, %d unmatched%s"
+        loaded = len(wanted) - len(unmatched)
+        MMLogger.get_current_instance().info(message, kind, loaded, len(wanted), self.checkpoint, len(unmatched), first)
 
 
 def _below(entries: Mapping[str, Any], prefix: str | None) -> dict[str, Any]:

@@ -116,6 +116,8 @@ def _check_options(config: Config, options: Mapping[str, Any]) -> None:
             if part in names:
                 node = node[part]
                 continue
+            if part == "init_cfg":
+                break  # every module takes one
             near = get_close_matches(part, names, n=1, cutoff=0.75)
             if depth < len(parts) - 1 or near:
                 hint = f" Did you mean {'.'.join([*parts[:depth], *near, *parts[depth + 1 :]])!r}?" if near else ""

@@ -143,6 +143,27 @@ def test_named_weights_that_are_missing_or_corrupt(make, tmp_path):
         make().load(str(tmp_path / "empty.pkl"))
 
 
+def test_the_log_says_how_much_of_the_backbone_was_found(tmp_path, caplog):
+    def detector():
+        body = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        return nn.ModuleDict({"backbone": nn.ModuleDict({"bottom_up": body, "fpn": nn.Linear(4, 4)})})
+
+    def log_of(entries):
+        torch.save({"model": entries}, tmp_path / "weights.pth")
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="ndpp_dense"):
+            NDCheckpointer(detector()).load(str(tmp_path / "weights.pth"))
+        return [(r.levelname, r.getMessage()) for r in caplog.records if r.getMessage().startswith("Backbone")]
+
+    entries = {key: value for key, value in detector().state_dict().items() if "fpn" not in key}
+    del entries["backbone.bottom_up.1.num_batches_tracked"]
+    assert log_of(entries) == [("INFO", "Backbone: 6 of 6 weights loaded, 0 unmatched")]
+    del entries["backbone.bottom_up.1.running_var"]
+    entries["backbone.bottom_up.0.weight"] = torch.zeros(4, 5, 1, 1)
+    message = "Backbone: 4 of 6 weights loaded, 2 unmatched, first backbone.bottom_up.0.weight"
+    assert log_of(entries) == [("WARNING", message)]
+
+
 def test_a_file_with_code_in_it_is_not_run(make, tmp_path):
     class Evil:
         def __reduce__(self):

@@ -58,6 +58,16 @@ def test_unknown_options_name_the_nearest(streets, options, message):
         build_config("deeplabv3_ndpp_demo", dataset=str(streets), options=options)
 
 
+def test_weights_can_be_given_to_a_config_without_any(streets, tmp_path):
+    (tmp_path / "r50.pth").touch()
+    options = {
+        "model.backbone.init_cfg.type": "Pretrained",
+        "model.backbone.init_cfg.checkpoint": str(tmp_path / "r50.pth"),
+    }
+    config = build_config("deeplabv3_ndpp_demo", dataset=str(streets), options=options)
+    assert config.model.backbone.init_cfg == {"type": "Pretrained", "checkpoint": str(tmp_path / "r50.pth")}
+
+
 def test_unknown_ndpp_keys_name_the_nearest(streets):
     with pytest.raises(ValueError, match="Did you mean 'block_size'"):
         build_config("deeplabv3_ndpp_demo", dataset=str(streets), options={"model.ndpp": {"block_sise": 8}})
