@@ -19,8 +19,9 @@ STATS_SEED = 2022
 class EvaluationStats:
     """Lends a model in training the statistics that evaluation wants, and takes them back.
 
-    Where statistics follow single batches (``statistics="batch"``), their running averages lag behind the weights: they
-    are estimated anew from training batches drawn with a fixed seed. Then they are made equal on all ranks.
+    Where statistics follow single batches (``statistics="batch"``, or a momentum above a half), what is stored is that
+    of former weights: they are estimated anew from training batches drawn with a fixed seed. Then they are made equal
+    on all ranks.
 
     Args:
         model: The model without DistributedDataParallel.
@@ -52,7 +53,7 @@ class EvaluationStats:
         if self.lent:
             return
         self._own = {name: buffer.clone() for name, buffer in self._buffers()}
-        if any(layer.config.statistics == "batch" for _, layer in nd_layers(self._model)):
+        if any(layer.config.follows_single_batches for _, layer in nd_layers(self._model)):
             with isolated_rng(STATS_SEED, cuda=True):
                 update_stats(self._model, self._batches(STATS_SEED), self._num_batches, self._forward)
         synchronize_stats(self._model)

@@ -12,6 +12,7 @@ from ndpp_dense.layers.schedule import period_of
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
 
 SAMPLING_STRIDES = {"imagenet": 3, "coco": 5, "cityscapes": 5}
+MOMENTUM_BATCH = 8  # images of a step for which the presets' momentum is meant
 CHOICES = {
     "local_scale": ("l1", "std", "none"),
     "statistics": ("batch", "ema"),
@@ -104,6 +105,26 @@ class WhiteningConfig:
     def update_momentum(self) -> float:
         """Weight of an update in the running statistics: that of the steps since the one before."""
         return self.momentum if self.period == 1 else 1 - (1 - self.momentum) ** self.period
+
+    @property
+    def follows_single_batches(self) -> bool:
+        """Whether stored statistics are those of the last steps, and are better estimated anew before they are used."""
+        return self.statistics == "batch" or self.update_momentum > 0.5
+
+    def for_batch(self, batch_size: int) -> WhiteningConfig:
+        """A copy whose running statistics reach back equally far in images, whatever the batch size.
+
+        ``momentum`` is taken as that of a batch of 8 images: one of N weighs ``1 - (1 - momentum) ** (N / 8)``, since
+        learning rates grow with the batch, and statistics that lag behind the weights by many large steps make
+        training diverge. Batches below 8 keep the momentum, and the averages of a step with ``statistics="batch"``,
+        which only evaluation uses, stay as they are.
+
+        Args:
+            batch_size: Images of an optimizer step over all ranks, >= 1.
+        """
+        if self.statistics == "batch" or batch_size <= MOMENTUM_BATCH:
+            return self
+        return replace(self, momentum=1 - (1 - self.momentum) ** (batch_size / MOMENTUM_BATCH))
 
     @classmethod
     def paper(cls, task: str = "imagenet") -> WhiteningConfig:

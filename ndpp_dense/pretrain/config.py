@@ -38,6 +38,7 @@ class PretrainConfig:
         name: A name of ``list_backbones()``, or of timm's models.
         num_classes: Checked against the data; None takes what the data has.
         ndpp: How to whiten, see :func:`ndpp_dense.options.read_options`; None trains the network as it is published.
+            Unless it names a momentum, that follows the batch size (``WhiteningConfig.for_batch``).
         sync_bn: Batch normalisation over all GPUs.
         weights: Checkpoint to start from (``.pth`` or ``.safetensors``); empty for random weights.
         image_size: Pixels a side.
@@ -74,8 +75,8 @@ class PretrainConfig:
         eval_every: Epochs between evaluations; the last epoch always has one.
         save_every: Optimizer steps between checkpoints within an epoch; 0 saves at the ends of epochs only.
         log_every: Optimizer steps between records of loss and learning rate.
-        stats_batches: Training batches from which ND++ statistics are estimated anew before evaluating and saving,
-            where they follow single batches (``ndpp: {statistics: batch}``).
+        stats_batches: Training batches, at most those of an epoch, from which ND++ statistics are estimated anew before
+            evaluating and saving, where they follow single batches (``ndpp: {statistics: batch}``, or large batches).
     """
 
     name: str = "resnet50"

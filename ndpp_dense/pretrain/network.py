@@ -27,7 +27,7 @@ def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
     """Builds the network on the CPU, with random weights from the global generator.
 
     Args:
-        config: Settings; read are ``name``, ``ndpp``, ``image_size`` and ``weights``.
+        config: Settings; read are ``name``, ``ndpp``, ``batch_size``, ``image_size`` and ``weights``.
         num_classes: Outputs of the classifier.
 
     Returns:
@@ -41,7 +41,8 @@ def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
     network = _by_name(config.name, num_classes)
     if config.ndpp is not None:
         options = read_options(config.ndpp, TASK)
-        report = convert_to_ndpp(network, options.config, options.rules)
+        chosen = options.config if "momentum" in config.ndpp else options.config.for_batch(config.batch_size)
+        report = convert_to_ndpp(network, chosen, options.rules)
         if options.verify:
             report.verify(network, torch.zeros(1, 3, config.image_size, config.image_size))
         object.__setattr__(network, "ndpp_report", report)

@@ -63,7 +63,7 @@ class TrainingState:
         self.stats = EvaluationStats(
             self.deployed,
             stats_batches,
-            config.stats_batches,
+            min(config.stats_batches, steps_per_epoch),  # a second epoch would show the same images
             lambda model, batch: run_network(model, batch[0], config),
         )
         self.record = Record()

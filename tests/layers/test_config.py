@@ -96,3 +96,17 @@ def test_override():
 def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         WhiteningConfig().eps = 1.0
+
+
+def test_running_statistics_reach_back_equally_far_in_images():
+    config = WhiteningConfig.fast()
+    assert config.for_batch(4) == config.for_batch(8) == config
+    assert config.for_batch(16).momentum == pytest.approx(1 - 0.9**2)
+    assert config.for_batch(256).momentum == pytest.approx(1 - 0.9**32)
+    assert WhiteningConfig.paper().for_batch(256) == WhiteningConfig.paper()
+
+
+def test_what_follows_single_batches():
+    assert WhiteningConfig.paper().follows_single_batches
+    assert WhiteningConfig.fast().for_batch(256).follows_single_batches
+    assert not WhiteningConfig.fast().for_batch(16).follows_single_batches

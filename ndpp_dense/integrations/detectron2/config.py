@@ -51,13 +51,16 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
 def whitening_config(cfg: CfgNode) -> WhiteningConfig:
     """The preset that ``MODEL.NDPP`` names, with the fields that it sets.
 
+    Unless it sets the momentum, that follows ``SOLVER.IMS_PER_BATCH`` (``WhiteningConfig.for_batch``).
+
     Raises:
         ValueError: Unknown preset or task (the nearest is named), or invalid values.
     """
     node = cfg.MODEL.NDPP
     names = [field.name for field in fields(WhiteningConfig)]
     chosen = {name: node[name.upper()] for name in names if node[name.upper()] is not None}
-    return preset(node.PRESET, node.TASK).override(chosen)
+    config = preset(node.PRESET, node.TASK).override(chosen)
+    return config if "momentum" in chosen else config.for_batch(cfg.SOLVER.IMS_PER_BATCH)
 
 
 def whitening_rules(cfg: CfgNode) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def build_config(
     if amp:
         _use_amp(config)
     if config.model.type == "NDPPModel":
-        read_options(config.model.get("ndpp"))
+        _fit_momentum(config)
     _check_data(config)
     _check_weights(config)
     return config
@@ -123,6 +123,21 @@ def _check_options(config: Config, options: Mapping[str, Any]) -> None:
                 hint = f" Did you mean {'.'.join([*parts[:depth], *near, *parts[depth + 1 :]])!r}?" if near else ""
                 raise KeyError(f"--cfg-options: no key {key!r}.{hint} Keys there: {', '.join(sorted(names))}.")
             break
+
+
+# Where launchers say how many processes there are.
+_WORLD_SIZE = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
+
+
+def _fit_momentum(config: Config) -> None:
+    """Checks the ND++ settings and writes down the momentum for the batch size, unless they name one."""
+    ndpp = dict(config.model.get("ndpp") or {})
+    chosen, loader = read_options(ndpp).config, config.get("train_dataloader")
+    if ndpp.get("momentum") is None and loader is not None:
+        ranks = int(os.environ.get(_WORLD_SIZE.get(config.launcher, ""), 1))
+        fitted = chosen.for_batch(int(loader.batch_size) * ranks)
+        if fitted != chosen:
+            config.model.ndpp = {**ndpp, "momentum": fitted.momentum}
 
 
 def _use_amp(config: Config) -> None:

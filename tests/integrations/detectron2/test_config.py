@@ -27,6 +27,15 @@ def test_preset_then_overrides(cfg):
     assert whitening_config(cfg) == WhiteningConfig.paper("coco").override({"eps": 0.5, "shared_blocks": False})
 
 
+def test_momentum_follows_the_batch(cfg):
+    cfg.SOLVER.IMS_PER_BATCH = 4
+    assert whitening_config(cfg) == WhiteningConfig.fast("coco")
+    cfg.SOLVER.IMS_PER_BATCH = 512
+    assert whitening_config(cfg) == WhiteningConfig.fast("coco").for_batch(512)
+    cfg.MODEL.NDPP.MOMENTUM = 0.2
+    assert whitening_config(cfg).momentum == 0.2
+
+
 def test_schedule_from_the_command_line(cfg):
     cfg.merge_from_list(["MODEL.NDPP.SCHEDULE", "every=4"])
     assert whitening_config(cfg).period == 4

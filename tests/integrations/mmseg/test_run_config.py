@@ -68,6 +68,19 @@ def test_weights_can_be_given_to_a_config_without_any(streets, tmp_path):
     assert config.model.backbone.init_cfg == {"type": "Pretrained", "checkpoint": str(tmp_path / "r50.pth")}
 
 
+def test_momentum_follows_the_batch_of_all_processes(streets, monkeypatch):
+    def momentum(batch, launcher="none", **options):
+        given = {"train_dataloader.batch_size": batch, **options}
+        config = build_config("deeplabv3_ndpp_demo", dataset=str(streets), options=given, launcher=launcher)
+        return config.model.ndpp.get("momentum")
+
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert momentum(8) is None  # as the preset has it
+    assert momentum(16) == pytest.approx(1 - 0.9**2)
+    assert momentum(16, "pytorch") == pytest.approx(1 - 0.9**8)
+    assert momentum(64, **{"model.ndpp.momentum": 0.2}) == 0.2
+
+
 def test_unknown_ndpp_keys_name_the_nearest(streets):
     with pytest.raises(ValueError, match="Did you mean 'block_size'"):
         build_config("deeplabv3_ndpp_demo", dataset=str(streets), options={"model.ndpp": {"block_sise": 8}})
