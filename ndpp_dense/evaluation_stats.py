@@ -73,7 +73,8 @@ class EvaluationStats:
 
     def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
         for prefix, layer in nd_layers(self._model):
-            yield from layer.named_buffers(prefix)
+            # Not where a layer is in its schedule: that is no statistic, and checkpoints of another one lack it.
+            yield from ((name, buffer) for name, buffer in layer.named_buffers(prefix) if buffer.is_floating_point())
 
     @torch.no_grad()
     def _load(self, saved: dict[str, torch.Tensor]) -> None:

@@ -90,8 +90,8 @@ class NDLayer(nn.Module):
         """:meth:`whitened_parameters`, computed once where they are constants.
 
         They are if these statistics are the stored ones and no gradient goes through the parameters: in evaluation, and
-        in frozen layers. They are computed anew after a change of weight, bias or statistics, after ``.train()``,
-        ``.eval()`` and ``.to()``; only a write through ``.data`` in between goes unseen.
+        in frozen layers. They are computed anew after a change of weight, bias or statistics, after ``.eval()`` and
+        ``.to()``; :class:`FoldedCache` says which writes in between go unseen.
 
         Args:
             mean_GD: As :attr:`whitening` returned it.
@@ -109,8 +109,12 @@ class NDLayer(nn.Module):
         return folded.weight, folded.bias
 
     def train(self, mode: bool = True) -> NDLayer:
-        """As for any module; what was folded is forgotten, since who changes modes may have written to ``.data``."""
-        self._folded = None
+        """As for any module; what was folded is forgotten, since who changes modes may have written to ``.data``.
+
+        Trainers that call this at every step do not change the mode of a frozen layer.
+        """
+        if not (mode and self.training):
+            self._folded = None
         return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NDLayer:

@@ -48,7 +48,9 @@ class WhiteningConfig:
             ``statistics="ema"`` only) does so on every T-th, and uses the stored mean and D on the others, without any
             statistics work or collective. The layers of a converted model take turns; at the first step all update.
             An update then weighs ``1 - (1 - momentum)^T``: what T steps would weigh, so that the average reaches as
-            many steps back. A step is a training forward that ``"fresh"`` would update at.
+            many steps back. A step is a training forward that ``"fresh"`` would enter, also with no usable row. Of a
+            layer that runs several times a step (shared by the levels of a pyramid) every run counts, so T must not
+            share a factor with their number.
     """
 
     block_size: int = 64

@@ -80,9 +80,9 @@ class Whitening(nn.Module):
         Returns:
             Mean ``(G, D)`` and whitening matrix ``(G, D, D)``, in the buffers' data type.
         """
-        recomputing = _in_backward()  # activation checkpointing runs the forward a second time: no second update
         if self.frozen or not self.training:
             return self.running_mean, self.running_whitening
+        recomputing = _in_backward()  # activation checkpointing runs the forward a second time: no second update
         if self.config.statistics == "ema" and (self.held or recomputing or not self._due()):
             return self.running_mean.clone(), self.running_whitening.clone()
         with full_precision(self.running_mean.device), torch.set_grad_enabled(self._differentiable()):

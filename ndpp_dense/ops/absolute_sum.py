@@ -23,7 +23,7 @@ def absolute_sum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 
     Args:
         x: Any shape, possibly with no elements.
-        dims: Dimensions to sum over; they are kept, with size 1.
+        dims: Dimensions to sum over, the first not among them unless all are; they are kept, with size 1.
     """
     if not runs_eagerly(x) or x.device.type != "cpu" or x.numel() == 0:
         return torch.linalg.vector_norm(x, 1, dims, keepdim=True, dtype=statistics_dtype(x))

@@ -41,7 +41,9 @@ def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
     network = _by_name(config.name, num_classes)
     if config.ndpp is not None:
         options = read_options(config.ndpp, TASK)
-        chosen = options.config if "momentum" in config.ndpp else options.config.for_batch(config.batch_size)
+        chosen = (
+            options.config if config.ndpp.get("momentum") is not None else options.config.for_batch(config.batch_size)
+        )
         report = convert_to_ndpp(network, chosen, options.rules)
         if options.verify:
             report.verify(network, torch.zeros(1, 3, config.image_size, config.image_size))

@@ -39,3 +39,12 @@ def test_compiled_training_is_plain_training(config):
         torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-4)  # of up to 36
     for p, q in zip(plain.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(q, p)
+
+
+def test_evaluation_is_one_graph():
+    model = nn.Sequential(NDConv2d(4, 8, 3), nn.ReLU(), NDConv2d(8, 4, 1), nn.Flatten(), NDLinear(196, 3))
+    x = torch.randn(2, 4, 9, 9)
+    model(x)
+    compiled = torch.compile(model.eval(), backend="eager", fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(x), model(x))

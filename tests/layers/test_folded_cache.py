@@ -136,6 +136,26 @@ def test_frozen_layers_in_training_compute_what_needs_gradients(case):
     assert [_computations(layer, x) for _ in range(2)] == [1, 0]
 
 
+@pytest.mark.parametrize("options", [{"fused": True}, {"foreach": True}, {}], ids=["fused", "foreach", "plain"])
+def test_steps_of_optimizers_are_seen(case, options):
+    layer, x = case
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5, **options)
+    with torch.no_grad():
+        layer(x)
+    layer(x).sum().backward()
+    optimizer.step()  # in evaluation mode all along
+    with torch.no_grad():
+        assert torch.equal(layer(x), copy.deepcopy(layer)(x))
+
+
+def test_calls_of_train_at_every_step_keep_what_frozen_layers_folded(case):
+    layer, x = case
+    layer.requires_grad_(False).train().whitening.frozen = True
+    layer(x)
+    assert _computations(layer.train(), x) == 0
+    assert _computations(layer.eval(), x) == 1
+
+
 def test_training_statistics_are_not_kept(case):
     layer, x = case
     layer.train().requires_grad_(False)

@@ -144,10 +144,11 @@ class NDCheckpointer(DetectionCheckpointer):
         ] or names  # a pyramid is not pretrained
         lacking = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
         unmatched = [name for name in body if name in lacking]
-        level = logging.WARNING if 0 < len(unmatched) < len(body) else logging.INFO
         first = f", first {unmatched[0]}" if unmatched else ""
-        loaded = len(body) - len(unmatched)
-        _log.log(level, "Backbone: %d of %d weights loaded, %d unmatched%s", loaded, len(body), len(unmatched), first)
+        loaded, level = len(body) - len(unmatched), logging.WARNING if unmatched else logging.INFO
+        if body:
+            message = "Backbone: %d of %d weights loaded, %d unmatched%s"
+            _log.log(level, message, loaded, len(body), len(unmatched), first)
         return incompatible
 
     def candidates(self) -> list[Path]:

@@ -135,7 +135,8 @@ def _fit_momentum(config: Config) -> None:
     chosen, loader = read_options(ndpp).config, config.get("train_dataloader")
     if ndpp.get("momentum") is None and loader is not None:
         ranks = int(os.environ.get(_WORLD_SIZE.get(config.launcher, ""), 1))
-        fitted = chosen.for_batch(int(loader.batch_size) * ranks)
+        portions = int(config.get("optim_wrapper", {}).get("accumulative_counts", 1))
+        fitted = chosen.for_batch(int(loader.batch_size) * ranks * portions)
         if fitted != chosen:
             config.model.ndpp = {**ndpp, "momentum": fitted.momentum}
 

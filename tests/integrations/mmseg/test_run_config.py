@@ -79,6 +79,7 @@ def test_momentum_follows_the_batch_of_all_processes(streets, monkeypatch):
     assert momentum(16) == pytest.approx(1 - 0.9**2)
     assert momentum(16, "pytorch") == pytest.approx(1 - 0.9**8)
     assert momentum(64, **{"model.ndpp.momentum": 0.2}) == 0.2
+    assert momentum(8, **{"optim_wrapper.accumulative_counts": 2}) == pytest.approx(1 - 0.9**2)
 
 
 def test_unknown_ndpp_keys_name_the_nearest(streets):
