@@ -74,5 +74,6 @@ def may_cache(sources: Sources) -> bool:
 
     Tensors made in inference mode have no version counter.
     """
-    tracked = all(source is None or not source.is_inference() for source in sources)
-    return tracked and runs_eagerly(*sources) and not needs_gradient(*sources)
+    if not runs_eagerly(*sources) or needs_gradient(*sources):
+        return False
+    return not any(source is not None and source.is_inference() for source in sources)
