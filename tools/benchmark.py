@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", choices=("run", "table"), default="run")
     parser.add_argument("--suite", nargs="+", metavar="NAME", help="default: all that need no detection framework")
+    parser.add_argument("--case", default="", metavar="WORDS", help="only cases whose name has these words in it")
     parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda where there is one")
     parser.add_argument("--threads", type=int, choices=(1, 2), default=1, help="of torch on the CPU")
@@ -88,8 +89,12 @@ def selected(names: list[str] | None) -> list[str]:
     return names or [name for name, suite in SUITES.items() if suite.quick]
 
 
-def run_suite(name: str, settings: Any, folder: Path, command: str) -> None:
-    """Measure a suite and write its files; one whose framework is missing is named and passed over."""
+def run_suite(name: str, settings: Any, folder: Path, command: str, wanted: str = "") -> None:
+    """Measure a suite and write its files; one whose framework is missing is named and passed over.
+
+    Raises:
+        ValueError: No case has the wanted words in its name; names the cases.
+    """
     from bench.report import draw, machine, stem, write_json
     from bench.suites import SUITES
 
@@ -100,7 +105,10 @@ def run_suite(name: str, settings: Any, folder: Path, command: str) -> None:
         return
     record = {"suite": name, "says": suite.says, "command": command, "machine": machine(settings), "cases": []}
     start = time.monotonic()
-    cases = suite.cases(settings)
+    known = suite.cases(settings)
+    cases = [case for case in known if wanted in case.name]
+    if not cases:
+        raise ValueError(f"No case of {name} has {wanted!r} in its name: {'; '.join(case.name for case in known)}.")
     for number, case in enumerate(cases):
         left = settings.budget - (time.monotonic() - start)
         share = replace(settings, budget=max(left, 0) / (len(cases) - number))
@@ -163,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         settings = settings_of(args)
         command = said(list(sys.argv[1:] if argv is None else argv))
         for name in selected(args.suite):
-            run_suite(name, settings, args.output, command)
+            run_suite(name, settings, args.output, command, args.case)
 
 
 if __name__ == "__main__":

@@ -169,6 +169,12 @@ def _run(*words):
     benchmark.main(["--quick", "--device", "cpu", "--rounds", "3", "--budget", "1", *words])
 
 
+def test_cases_can_be_chosen_by_name(tiny_layers, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        _run("--suite", "layer", "--case", "5x5", "--output", str(tmp_path))
+    assert "No case of layer has '5x5' in its name: 3x3, tiny" in capsys.readouterr().err
+
+
 def test_the_layer_suite_leaves_json_and_figure_and_the_page_is_made_from_them(tiny_layers, tmp_path, capsys):
     records = tmp_path / "results" / "bench"
     _run("--suite", "layer", "--output", str(records))
