@@ -167,7 +167,7 @@ def draw_runs(study: Study, group: list[Record], style: dict[str, Any], label: s
     """Draw the runs of a method into the two plots of a row."""
     metric = study.columns[-1].metric
     for seed, record in enumerate(group):
-        points = sorted((int(key), found[metric]) for key, found in record["evaluations"].items())
+        points = sorted({0: 0, **{int(key): found[metric] for key, found in record["evaluations"].items()}}.items())
         named = {**style, **({"label": f"{label}, lr {record['lr']:g}"} if seed == 0 else {})}
-        row[0].plot(*zip((0, 0), *points, strict=True), marker="o", markersize=3, **named)
+        row[0].plot(*zip(*points, strict=True), marker="o", markersize=3, **named)
         row[1].plot(*zip(*record["loss"], strict=True), alpha=0.8, **style)
