@@ -27,9 +27,10 @@ class Turns(nn.Module):
     work. Ranks agree without asking each other, since all of them count the same steps.
 
     What is counted is how many steps are left. The Python number decides, because reading a tensor would wait for the
-    device; it takes T values (and one more at the first step), so ``torch.compile`` makes T + 1 graphs, which must not
-    be more than ``torch._dynamo.config.recompile_limit``. A CUDA graph captured by hand repeats the turns of the step
-    that was captured: capture T of them. The buffer follows it and is what is saved. (A buffer, not
+    device; it takes T values (and one more at the first step), so ``torch.compile`` makes T + 1 graphs of a frame,
+    which must not be more than ``torch._dynamo.config.recompile_limit``. (A frame ends in each layer in training, at
+    the question whether activation checkpointing is recomputing it.) A CUDA graph captured by hand repeats the turns
+    of the step that was captured: capture T of them. The buffer follows it and is what is saved. (A buffer, not
     ``get_extra_state``: MMEngine and averages of models take parameters and buffers only.)
 
     Args:

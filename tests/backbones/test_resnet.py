@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-pytest.importorskip("timm")
+pytest.importorskip("timm", reason="the backbones are timm's: extra 'pretrain' is not installed")
 
 from ndpp_dense import create_backbone  # noqa: E402
 from ndpp_dense.backbones import resnet  # noqa: E402

@@ -36,7 +36,7 @@ def test_compiled_training_is_plain_training(config):
             graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
     for p, q in zip(plain.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-4)  # of up to 36
+        assert (q.grad - p.grad).norm() < 1e-5 * p.grad.norm()  # entries of up to 36, and others near 0
     for p, q in zip(plain.buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(q, p)
 

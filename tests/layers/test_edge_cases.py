@@ -201,6 +201,18 @@ def test_large_float16_activations_do_not_overflow_the_statistics(kind, local_sc
     assert 0.9 * expected < variance < 1.4 * expected
 
 
+@pytest.mark.parametrize("config", [BATCH_FULL, BATCH_DETACHED, EMA], ids=["full", "detached", "ema"])
+def test_large_float16_activations_are_scaled_before_the_map(kind, config):
+    make, shape = kind
+    layer = make(config).half()
+    torch.nn.init.constant_(layer.weight, 10.0)  # sums that are beyond float16 until they are scaled
+    x = torch.full((64, *shape), 3e4).half().requires_grad_()
+    y = layer(x)
+    y.sum().backward()
+    assert torch.isfinite(y).all()
+    assert torch.isfinite(x.grad).all()
+
+
 def test_double_and_back(kind):
     make, shape = kind
     layer = make(EMA).double()

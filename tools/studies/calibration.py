@@ -6,7 +6,6 @@ The data are a tar file with train/CLASS and val/CLASS of ten ImageNet classes.
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 from records import ROOT
@@ -88,18 +87,13 @@ def read(output: Path) -> tuple[dict[int, dict[str, float]], list[list[float]]]:
     return pretraining.read_evaluation(output) | found, losses
 
 
-def steps(data: Path, method: str) -> Callable[[], None]:
-    """Return a function that does one training step of 32 images."""
-    return pretraining.steps(*words(method), data)
-
-
 STUDY = Study(
     name="calibration",
     text=TEXT,
     methods=METHODS,
     command=command,
     read=read,
-    steps=steps,
+    steps=pretraining.steps_by_method(words),
     columns=(Column("before", "top-1", 0.0), Column("after 1 epoch", "top-1", 1 / EPOCHS), Column("top-1", "top-1")),
     rates=(0.02, 0.1),
     unit="epoch",

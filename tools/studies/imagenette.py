@@ -3,11 +3,8 @@
 The data are a tar file or folder with train/CLASS and val/CLASS.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-
 from studies import pretraining
-from studies.engine import Column, Study
+from studies.engine import Study
 
 EPOCHS = 12
 TEXT = f"""# ND++ against batch normalisation on ten ImageNet classes
@@ -34,25 +31,14 @@ def words(method: str) -> tuple[str, list[str]]:
     return name, ["optimizer=momentum", "momentum=0", f"epochs={EPOCHS}", *preset]
 
 
-def command(method: str, settings: list[str], rate: float, seed: int, data: Path, output: Path) -> list[str]:
-    """Return the words that train one combination."""
-    name, own = words(method)
-    return pretraining.command(name, [*own, *settings], rate, seed, data, output)
-
-
-def steps(data: Path, method: str) -> Callable[[], None]:
-    """Return a function that does one training step of 32 images."""
-    return pretraining.steps(*words(method), data)
-
-
 STUDY = Study(
     name="imagenette",
     text=TEXT,
     methods=METHODS,
-    command=command,
+    command=pretraining.command_by_method(words),
     read=pretraining.read,
-    steps=steps,
-    columns=(Column("top-1 at a quarter", "top-1", 0.25), Column("half way", "top-1", 0.5), Column("top-1", "top-1")),
+    steps=pretraining.steps_by_method(words),
+    columns=pretraining.COLUMNS,
     rates=(0.1, 1.0),
     unit="epoch",
     conditions={f"batch {size}": [f"batch_size={size}"] for size in (32, 256, 1024)},

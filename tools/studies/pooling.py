@@ -3,11 +3,8 @@
 The data are a tar file or folder with train/CLASS and val/CLASS.
 """
 
-from collections.abc import Callable
-from pathlib import Path
-
 from studies import pretraining
-from studies.engine import Column, Study
+from studies.engine import Study
 
 TEXT = """# Pooling bottlenecks against plain ones on ten ImageNet classes
 
@@ -33,25 +30,14 @@ def words(method: str) -> tuple[str, list[str]]:
     return name, NDPP if method == "hybrid_ndpp" else []
 
 
-def command(method: str, settings: list[str], rate: float, seed: int, data: Path, output: Path) -> list[str]:
-    """Return the words that train one combination."""
-    name, own = words(method)
-    return pretraining.command(name, [*own, *settings], rate, seed, data, output)
-
-
-def steps(data: Path, method: str) -> Callable[[], None]:
-    """Return a function that does one training step of 32 images."""
-    return pretraining.steps(*words(method), data)
-
-
 STUDY = Study(
     name="pooling",
     text=TEXT,
     methods=METHODS,
-    command=command,
+    command=pretraining.command_by_method(words),
     read=pretraining.read,
-    steps=steps,
-    columns=(Column("top-1 at a quarter", "top-1", 0.25), Column("half way", "top-1", 0.5), Column("top-1", "top-1")),
+    steps=pretraining.steps_by_method(words),
+    columns=pretraining.COLUMNS,
     rates=(0.1,),
     unit="epoch",
 )

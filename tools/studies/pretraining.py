@@ -7,7 +7,10 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from studies.engine import Column
+
 LOADING = ["workers=0"]  # in the training process: runs beside each other share no core
+COLUMNS = (Column("top-1 at a quarter", "top-1", 0.25), Column("half way", "top-1", 0.5), Column("top-1", "top-1"))
 METRICS = {"top-1": "top1", "top-5": "top5"}
 
 
@@ -15,6 +18,21 @@ def command(config: str, settings: list[str], rate: float, seed: int, data: Path
     """Return the words that train a config."""
     words = ["tools/pretrain.py", "--config", config, "--data", str(data), "--device", "cpu", "--output", str(output)]
     return [*words, *LOADING, *settings, f"lr={rate}", f"seed={seed}"]
+
+
+def steps_by_method(words: Callable[[str], tuple[str, list[str]]]) -> Callable[[Path, str], Callable[[], None]]:
+    """Return what :class:`studies.engine.Study` calls ``steps``, from a method's config and settings."""
+    return lambda data, method: steps(*words(method), data)
+
+
+def command_by_method(words: Callable[[str], tuple[str, list[str]]]) -> Callable[..., list[str]]:
+    """Return what :class:`studies.engine.Study` calls ``command``, from a method's config and settings."""
+
+    def build(method: str, settings: list[str], rate: float, seed: int, data: Path, output: Path) -> list[str]:
+        name, own = words(method)
+        return command(name, [*own, *settings], rate, seed, data, output)
+
+    return build
 
 
 def read(output: Path) -> tuple[dict[int, dict[str, float]], list[list[float]]]:

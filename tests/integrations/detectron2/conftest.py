@@ -51,7 +51,7 @@ def restore_loggers():
 @pytest.fixture(autouse=True)
 def restore_catalog():
     """Take away whatever a test registers, which the next one would find."""
-    data = pytest.importorskip("detectron2.data")
+    data = pytest.importorskip("detectron2.data", reason="Detectron2 is not installed: tools/install_detectron2.py")
     before = set(data.DatasetCatalog.list())
     yield
     for name in set(data.DatasetCatalog.list()) - before:
