@@ -11,8 +11,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from ndpp_dense.convert_report import ConversionReport, LayerRecord
 from ndpp_dense.convert_rules import LINEAR_TYPES, Rule, RuleBook
-from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLayer, NDLinear, WhiteningConfig
+from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLayer, NDLinear, WhiteningConfig, nd_layers
 from ndpp_dense.layers.conv_transpose import unsupported_geometry
+from ndpp_dense.layers.steps import watch_steps
 from ndpp_dense.module_surgery import replace_modules
 
 __all__ = ["ConversionReport", "convert_to_ndpp"]
@@ -59,6 +60,8 @@ def convert_to_ndpp(
         raise ValueError("Nothing was converted:\n" + str(ConversionReport(list(records.values()))))
     report = ConversionReport([records[module] for module in model.modules() if module in records])
     replace_modules(model, replacements)
+    if any(layer.config.schedule == "stale" for _, layer in nd_layers(model)):
+        watch_steps(model)
     return report
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ndpp_dense.layers.base import nd_layers
+from ndpp_dense.layers.steps import settle_stats
 from ndpp_dense.rng import isolated_rng
 from ndpp_dense.statistics import synchronize_stats, update_stats
 
@@ -52,6 +53,7 @@ class EvaluationStats:
         """Prepares the statistics for evaluation, if they are not so already. Every rank must call it."""
         if self.lent:
             return
+        settle_stats(self._model)
         self._own = {name: buffer.clone() for name, buffer in self._buffers()}
         if any(layer.config.follows_single_batches for _, layer in nd_layers(self._model)):
             with isolated_rng(STATS_SEED, cuda=True):
@@ -78,6 +80,10 @@ class EvaluationStats:
 
     @torch.no_grad()
     def _load(self, saved: dict[str, torch.Tensor]) -> None:
-        if saved:
-            for name, buffer in self._buffers():
-                buffer.copy_(saved[name])
+        if not saved:
+            return
+        settle_stats(self._model)
+        for name, buffer in self._buffers():
+            buffer.copy_(saved[name])
+        for _, layer in nd_layers(self._model):
+            layer.whitening.forget_start()

@@ -9,6 +9,7 @@ from torch import nn
 
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.folded import fold_layer
+from ndpp_dense.layers.steps import unwatch_steps
 from ndpp_dense.module_surgery import replace_modules
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -36,5 +37,7 @@ def fold_ndpp(model: Model) -> Model:
     if folded in replacements:
         return replacements[folded]  # type: ignore[index, return-value]
     replace_modules(folded, replacements)
+    for module in folded.modules():
+        unwatch_steps(module)
     folded.eval()  # its result is not to be relied on: MMSegmentation's ResNet returns None
     return folded

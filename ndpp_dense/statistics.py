@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ndpp_dense.layers.base import nd_layers
+from ndpp_dense.layers.steps import settle_stats
 from ndpp_dense.layers.whitening import Whitening
 from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.ops.precision import full_precision
@@ -31,6 +32,7 @@ def freeze_stats(module: nn.Module, frozen: bool = True) -> int:
     Returns:
         How many layers were set.
     """
+    settle_stats(module)
     states = list(_states(module))
     for state in states:
         state.frozen = frozen
@@ -91,6 +93,7 @@ def update_stats(
     states = [state for state in _states(model) if not state.frozen]
     if not states:
         return 0
+    settle_stats(model)
     run = forward or (lambda model, batch: model(batch))
     used = 0
     with _reestimating(model, states):
@@ -117,6 +120,7 @@ def synchronize_stats(model: nn.Module, group: ProcessGroup | None = None) -> No
     states = list(_states(model))
     if world_size(group) == 1 or not states:
         return
+    settle_stats(model)
     packed = torch.cat([(buffer * state.running_weight).flatten() for state in states for buffer in _averaged(state)])
     weights = torch.stack([state.running_weight for state in states])
     packed = torch.cat([packed, weights])
@@ -158,6 +162,7 @@ def _reestimating(model: nn.Module, states: list[Whitening]) -> Iterator[None]:
 
 def _finish(state: Whitening, before: dict[str, torch.Tensor]) -> None:
     """Keeps the new average, or what was there where no usable row came by."""
+    state.forget_start()
     if state.running_weight == 0:
         for name, buffer in state.named_buffers():
             buffer.copy_(before[name])

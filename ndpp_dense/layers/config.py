@@ -50,7 +50,10 @@ class WhiteningConfig:
             An update then weighs ``1 - (1 - momentum)^T``: what T steps would weigh, so that the average reaches as
             many steps back. A step is a training forward that ``"fresh"`` would enter, also with no usable row. Of a
             layer that runs several times a step (shared by the levels of a pyramid) every run counts, so T must not
-            share a factor with their number.
+            share a factor with their number. ``"stale"`` (with ``statistics="ema"`` only) takes moments on every step
+            and uses mean and D of the steps before: one collective a step for all layers of a converted model, in the
+            background while the step goes on, and D solved for many layers at once (on CUDA also in the background).
+            Until its first usable rows a layer works as under ``"fresh"``. See :mod:`ndpp_dense.layers.flight`.
     """
 
     block_size: int = 64
@@ -89,8 +92,8 @@ class WhiteningConfig:
             faults.append("grad = 'full' with statistics = 'ema' (running statistics have no gradient: use 'detached')")
         period = period_of(self.schedule)
         if period is None:
-            faults.append(f"schedule = {self.schedule!r} ('fresh', or 'every=T' with a whole number T >= 2)")
-        elif period > 1 and self.statistics != "ema":
+            faults.append(f"schedule = {self.schedule!r} ('fresh', 'stale', or 'every=T' with a whole number T >= 2)")
+        elif self.schedule != "fresh" and self.statistics != "ema":
             faults.append(
                 f"schedule = {self.schedule!r} with statistics = {self.statistics!r} (only running statistics, 'ema', "
                 "can be used again)"
@@ -100,7 +103,7 @@ class WhiteningConfig:
 
     @property
     def period(self) -> int:
-        """T of the schedule: steps from one update of a layer to the next; 1 for ``"fresh"``."""
+        """T of the schedule: steps from one update of a layer to the next; 1 for ``"fresh"`` and ``"stale"``."""
         return period_of(self.schedule) or 1
 
     @property

@@ -12,8 +12,8 @@ _EVERY = re.compile(r"every=([1-9][0-9]*)")
 
 
 def period_of(schedule: object) -> int | None:
-    """Steps from one update of a layer to the next: 1 for ``"fresh"``, T >= 2 for ``"every=T"``, None for others."""
-    if schedule == "fresh":
+    """Steps from one update of a layer to the next: 1, or T >= 2 for ``"every=T"``; None for what is no schedule."""
+    if schedule in ("fresh", "stale"):
         return 1
     match = _EVERY.fullmatch(schedule) if isinstance(schedule, str) else None
     return int(match[1]) if match and int(match[1]) > 1 else None

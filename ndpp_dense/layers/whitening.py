@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from ndpp_dense.layers.config import WhiteningConfig
+from ndpp_dense.layers.flight import Flight, send
 from ndpp_dense.layers.schedule import Turns
+from ndpp_dense.ops.averaging import MIN_ROWS
 from ndpp_dense.ops.collectives import world_size
+from ndpp_dense.ops.eager import never_compiled
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
 from ndpp_dense.ops.moments import Moments, data_moments, mean_and_covariance, sum_moments_over_ranks
 from ndpp_dense.ops.precision import full_precision
 
 MIN_ROWS_PER_COLUMN = 4  # with fewer sampled rows than this per column, the sample is made denser
-MIN_ROWS = 2  # one row has no covariance
 
 
 class Whitening(nn.Module):
@@ -40,6 +42,9 @@ class Whitening(nn.Module):
         held: Running statistics are not updated for the time being (micro-batches of one step).
         process_group: Ranks whose rows count; None is the default group.
         sampling_stride: Every how manieth position is a row.
+        collecting: Under ``"stale"``: the model is running a step at whose end this layer's moments leave.
+        collected: The moments of that step so far.
+        flight: The moments of the last step, until they have arrived.
     """
 
     running_mean: Tensor
@@ -64,6 +69,10 @@ class Whitening(nn.Module):
         self.frozen = False
         self.held = False
         self.process_group: ProcessGroup | None = None
+        self.collecting = False
+        self.collected: Moments | None = None
+        self.flight: Flight | None = None
+        self._started: bool | None = None  # whether there are statistics; None if that is to be looked up
         blocks = 1 if config.shared_blocks else num_blocks
         identity = torch.eye(dim).repeat(blocks, 1, 1)
         self.register_buffer("running_mean", torch.zeros(blocks, dim))
@@ -85,6 +94,9 @@ class Whitening(nn.Module):
         recomputing = _in_backward()  # activation checkpointing runs the forward a second time: no second update
         if self.config.statistics == "ema" and (self.held or recomputing or not self._due()):
             return self.running_mean.clone(), self.running_whitening.clone()
+        if self.collecting or self.collects():
+            self._collect(data_matrix)
+            return self.running_mean.clone(), self.running_whitening.clone()
         with full_precision(self.running_mean.device), torch.set_grad_enabled(self._differentiable()):
             moments = self._gather(data_matrix)
             usable = _usable(moments)
@@ -94,6 +106,7 @@ class Whitening(nn.Module):
             if self.config.statistics == "ema":
                 self._average(moments.count, usable, mean, cov)
                 self.running_whitening.copy_(torch.where(usable, self.solve(self.running_cov), self.running_whitening))
+                self.forget_start()
                 return self.running_mean.clone(), self.running_whitening.clone()
             whitening = torch.where(usable, self.solve(cov), self.running_whitening)
             if not (self.held or recomputing):
@@ -104,6 +117,47 @@ class Whitening(nn.Module):
         """``(Cov + eps I)^{-1/2}`` by the configured solver."""
         identity = torch.eye(cov_GDD.shape[-1], dtype=cov_GDD.dtype, device=cov_GDD.device)
         return SOLVERS[self.config.solver](cov_GDD + self.config.eps * identity, self.config.num_iters)
+
+    def collects(self) -> bool:
+        """Whether a forward now only takes moments, for later steps: under ``"stale"``, once there are statistics."""
+        if self.config.schedule != "stale" or self.frozen or self.held or not self.training or self.momentum is None:
+            return False
+        if self._started is None:
+            self._started = bool(self.running_weight > 0)  # waits for the device, but only at the first steps
+        return self._started
+
+    def settle(self) -> None:
+        """Lets the moments of the last step arrive, if they have not."""
+        if self.flight is not None:
+            self.flight.land()
+
+    def forget_start(self) -> None:
+        """Must be called where ``running_weight`` was written from outside: it may say now that nothing is stored."""
+        self._started = None
+
+    def ranks(self) -> int:
+        """Number of processes whose rows count."""
+        return world_size(self.process_group) if self.config.sync else 1
+
+    @torch.no_grad()
+    def _collect(self, data_matrix: Callable[[int], Tensor]) -> None:
+        """Takes the moments of this forward; those of a layer that runs by itself leave at once."""
+        self._settle_alone()
+        with full_precision(self.running_mean.device):
+            moments = self._own_moments(data_matrix)
+        self._hand_over(moments)
+
+    @never_compiled
+    def _settle_alone(self) -> None:
+        if not self.collecting:
+            self.settle()
+
+    @never_compiled
+    def _hand_over(self, moments: Moments) -> None:
+        before = self.collected
+        self.collected = moments if before is None else Moments(*(a + b for a, b in zip(before, moments, strict=True)))
+        if not self.collecting:
+            send([self])
 
     def _due(self) -> bool:
         """Whether this step updates the statistics. Call it once a step: it moves the schedule on."""
@@ -118,22 +172,33 @@ class Whitening(nn.Module):
         Whether they are too few is a fact about all ranks, and all must agree on it. A rank that has enough rows knows
         it at once; only one that has not must look at the sum (and wait for the device).
         """
+        if self.ranks() == 1:
+            return self._own_moments(data_matrix)
         stride, data = self.sampling_stride, data_matrix(self.sampling_stride)
-        own, enough = data.numel() // self.running_mean.numel(), MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
-        if stride == 1 or own >= enough:
-            return self._moments(data)
-        if self._ranks() == 1:
-            return self._moments(data_matrix(_denser(stride, own / enough)) if own else data)
-        moments = self._moments(data)
+        moments = self._summed(data)
+        if stride == 1 or self._rows(data) >= self._enough():
+            return moments
         total = float(moments.count.detach())
-        return self._moments(data_matrix(_denser(stride, total / enough))) if 0 < total < enough else moments
+        if not 0 < total < self._enough():
+            return moments
+        return self._summed(data_matrix(_denser(stride, total / self._enough())))
 
-    def _moments(self, data: Tensor) -> Moments:
-        moments = data_moments(data, self.running_mean)
-        return sum_moments_over_ranks(moments, self.process_group) if self._ranks() > 1 else moments
+    def _own_moments(self, data_matrix: Callable[[int], Tensor]) -> Moments:
+        """Moments on this rank; of a denser sample if all ranks together had too few rows, had they as many as this."""
+        stride, data = self.sampling_stride, data_matrix(self.sampling_stride)
+        rows = self._rows(data) * self.ranks()
+        if stride > 1 and 0 < rows < self._enough():
+            data = data_matrix(_denser(stride, rows / self._enough()))
+        return data_moments(data, self.running_mean)
 
-    def _ranks(self) -> int:
-        return world_size(self.process_group) if self.config.sync else 1
+    def _summed(self, data: Tensor) -> Moments:
+        return sum_moments_over_ranks(data_moments(data, self.running_mean), self.process_group)
+
+    def _rows(self, data: Tensor) -> int:
+        return data.numel() // self.running_mean.numel()
+
+    def _enough(self) -> int:
+        return MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
 
     @torch.no_grad()
     def _average(
@@ -159,20 +224,39 @@ class Whitening(nn.Module):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Whitening:
         """Copies all but the process group, a handle that cannot be copied and need not be."""
+        self.settle()
         copy = type(self).__new__(type(self))
         memo[id(self)] = copy
         memo[id(self.process_group)] = self.process_group
         copy.__dict__ = deepcopy(self.__dict__, memo)
         return copy
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles, which cannot hold what is under way."""
+        self.settle()
+        return self.__dict__.copy()
+
+    def train(self, mode: bool = True) -> Whitening:
+        """As for any module; evaluation sees all steps."""
+        if not mode:
+            self.settle()
+        return super().train(mode)
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self.settle()
+        super()._save_to_state_dict(*args)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Loads checkpoints of every schedule: where there are no turns, those that were saved are passed over."""
+        self.settle()
+        self.forget_start()
         if self.turns is None:
             state_dict.pop(f"{prefix}turns.phase", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Whitening:
         """Keeps the statistics in float32 when a model is cast to half precision."""
+        self.settle()
 
         def keep_precision(t: Tensor) -> Tensor:
             moved = fn(t)

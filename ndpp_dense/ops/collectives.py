@@ -37,6 +37,21 @@ def sum_over_ranks(x: Tensor, group: ProcessGroup | None = None) -> Tensor:
     return _SumOverRanks.apply(x, group)  # type: ignore[no-any-return]
 
 
+def start_sum_over_ranks(x: Tensor, group: ProcessGroup | None = None) -> dist.Work:
+    """Begins to sum ``x`` over all ranks, in place and without a gradient.
+
+    Args:
+        x: Any shape, equal on all ranks; contiguous. Not to be touched before it is there.
+        group: Process group; None is the default group.
+
+    Returns:
+        Its ``wait()`` returns when the sum is there; with NCCL it makes the current stream wait, not the caller.
+    """
+    work = dist.all_reduce(x, group=group, async_op=True)
+    assert work is not None
+    return work
+
+
 class _SumOverRanks(torch.autograd.Function):
     """All-reduce, forward and backward: every rank's output depends on every rank's input."""
 

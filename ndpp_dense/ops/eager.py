@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import torch
 from torch import Tensor, nn
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def runs_eagerly(*tensors: Tensor | None) -> bool:
@@ -29,3 +34,8 @@ def runs_eagerly(*tensors: Tensor | None) -> bool:
 def needs_gradient(*tensors: Tensor | None) -> bool:
     """Whether autograd would record an operation on these tensors."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def never_compiled(function: Function) -> Function:
+    """``torch.compiler.disable`` with the type of what it decorates."""
+    return cast(Function, torch.compiler.disable(function))

@@ -23,7 +23,7 @@ class Moments(NamedTuple):
     """Sums over the rows of a data matrix, taken about a shift.
 
     Attributes:
-        count: Number of rows, a scalar.
+        count: Number of rows, a scalar; one a layer where those of several layers are put together.
         total: Sum of ``row - shift``, ``(G, D)``.
         outer: Sum of ``(row - shift)(row - shift)^T``, ``(G, D, D)``.
     """
@@ -115,13 +115,27 @@ def sum_moments_over_ranks(moments: Moments, group: ProcessGroup | None = None) 
     """
     if world_size(group) == 1:
         return moments
-    blocks, dim = moments.total.shape
-    upper = _upper_triangle(dim, moments.outer.device)
-    packed = torch.cat([moments.count.view(1), moments.total.flatten(), moments.outer.flatten(1)[:, upper].flatten()])
-    packed = sum_over_ranks(packed, group)
-    count, total, triangle = packed.split([1, blocks * dim, blocks * len(upper)])
-    outer = _unpack_triangle(triangle.view(blocks, -1), dim)
-    return Moments(count.view(()), total.view(blocks, dim), outer)
+    packed = sum_over_ranks(pack_moments(moments), group)
+    count, total, outer = unpack_moments(packed, 1, *moments.total.shape)
+    return Moments(count.view(()), total, outer)
+
+
+def pack_moments(moments: Moments) -> Tensor:
+    """What travels of moments, flat: counts, totals, and one triangle of the second moments."""
+    upper = _upper_triangle(moments.total.shape[1], moments.outer.device)
+    triangle = moments.outer.flatten(1)[:, upper]
+    return torch.cat([moments.count.flatten(), moments.total.flatten(), triangle.flatten()])
+
+
+def packed_size(layers: int, blocks: int, dim: int) -> int:
+    """Length of what :func:`pack_moments` makes of the moments of so many layers, blocks and columns."""
+    return layers + blocks * dim + blocks * dim * (dim + 1) // 2
+
+
+def unpack_moments(packed: Tensor, layers: int, blocks: int, dim: int) -> Moments:
+    """Inverse of :func:`pack_moments`; the count has the shape ``(layers,)``."""
+    count, total, triangle = packed.split([layers, blocks * dim, blocks * dim * (dim + 1) // 2])
+    return Moments(count, total.view(blocks, dim), _unpack_triangle(triangle.view(blocks, -1), dim))
 
 
 def mean_and_covariance(moments: Moments, shift_GD: Tensor) -> tuple[Tensor, Tensor]:

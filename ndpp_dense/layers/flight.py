@@ -1,0 +1,174 @@
+"""Moments of a step on their way to the statistics of the next: ``schedule="stale"``.
+
+What layers have collected in a step leaves in one collective (none in one process) and is under way while backward
+runs. On CUDA the new averages and D are computed meanwhile too, on a stream of their own, for all layers of one matrix
+size at once; on the CPU when they land. They land before the next step's first layer runs, or earlier if somebody asks
+for the statistics: the numbers are the same, whenever it happens, so nothing of it needs to be saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ndpp_dense.ops.averaging import Averages, average_moments, layer_of_block
+from ndpp_dense.ops.collectives import start_sum_over_ranks
+from ndpp_dense.ops.moments import Moments, pack_moments, packed_size, unpack_moments
+from ndpp_dense.ops.precision import full_precision
+
+if TYPE_CHECKING:
+    from ndpp_dense.layers.whitening import Whitening
+
+Item = TypeVar("Item")
+
+
+class _Batch(NamedTuple):
+    """Layers whose statistics are computed together: of one matrix size, averaged and solved alike."""
+
+    states: Sequence[Whitening]
+    moments: Moments
+
+
+class Flight:
+    """The moments of one step of some layers.
+
+    Args:
+        states: On one device, of one data type, summed over the same ranks; those that did not run count no row.
+    """
+
+    @torch.no_grad()
+    def __init__(self, states: Sequence[Whitening]) -> None:
+        self._states = states
+        self._device = states[0].running_mean.device
+        # Kept until landing, for the stream beside and the collective read from them.
+        self._batches = [_Batch(alike, _joined(alike)) for alike in _batches(states, self._device)]
+        self._packed: Tensor | None = None
+        self._sum: dist.Work | None = None
+        self._found: list[tuple[Averages, Tensor]] | None = None
+        self._beside: torch.cuda.Stream | None = None
+        group = states[0].process_group
+        if states[0].ranks() > 1:
+            self._packed = torch.cat([pack_moments(batch.moments) for batch in self._batches])
+            self._sum = start_sum_over_ranks(self._packed, group)
+        if self._device.type == "cuda" and (
+            self._sum is None or dist.get_backend(group) != "gloo"
+        ):  # which waits in the caller
+            self._beside = _stream_beside(self._device)
+            self._beside.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(self._beside):
+                self._found = self._statistics()
+
+    @torch.no_grad()
+    def land(self) -> None:
+        """Puts the statistics into the layers."""
+        if self._beside is not None:
+            torch.cuda.current_stream(self._device).wait_stream(self._beside)
+        for batch, (averages, whitening) in zip(self._batches, self._found or self._statistics(), strict=True):
+            blocks = [len(state.running_mean) for state in batch.states]
+            for name, value in zip(("mean", "cov"), averages, strict=False):
+                _copy([state.get_buffer(f"running_{name}") for state in batch.states], value.split(blocks))
+            _copy([state.running_whitening for state in batch.states], whitening.split(blocks))
+            _copy([state.running_weight for state in batch.states], averages.weight.unbind())
+        for state in self._states:
+            state.flight = None
+
+    def _statistics(self) -> list[tuple[Averages, Tensor]]:
+        """Averages and D after this step, by batch."""
+        with full_precision(self._device):
+            summed = zip(self._batches, self._summed(), strict=True)
+            return [_statistics(batch.states, moments) for batch, moments in summed]
+
+    def _summed(self) -> list[Moments]:
+        """Moments of all ranks, by batch."""
+        if self._packed is None or self._sum is None:
+            return [batch.moments for batch in self._batches]
+        self._sum.wait()
+        shapes = [(len(batch.states), *batch.moments.total.shape) for batch in self._batches]
+        parts = self._packed.split([packed_size(*shape) for shape in shapes])
+        return [unpack_moments(part, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def send(states: Iterable[Whitening]) -> None:
+    """Lets go what layers have collected in a step.
+
+    Every rank must call it with the same layers, whether they ran on it or not.
+    """
+
+    def companions(state: Whitening) -> Hashable:
+        return state.running_mean.device, state.running_mean.dtype, state.process_group, state.ranks() > 1
+
+    for together in _grouped(states, companions):
+        flight = Flight(together)
+        for state in together:
+            state.flight, state.collected = flight, None
+        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+            flight.land()  # a replayed graph does not come back to land it
+
+
+def _statistics(states: Sequence[Whitening], moments: Moments) -> tuple[Averages, Tensor]:
+    first, device = states[0], moments.total.device
+    layers = layer_of_block(tuple(len(state.running_mean) for state in states), device)
+    before = Averages(
+        _cat([state.running_mean for state in states]),
+        _cat([state.running_cov for state in states]),
+        torch.stack([state.running_weight for state in states]),
+    )
+    assert first.momentum is not None
+    averages, usable = average_moments(before, moments, first.momentum, layers)
+    stored = _cat([state.running_whitening for state in states])
+    return averages, torch.where(usable.view(-1, 1, 1), first.solve(averages.cov), stored)
+
+
+def _joined(states: Sequence[Whitening]) -> Moments:
+    """What the layers have collected, one behind the other."""
+    every = [state.collected or _no_rows(state) for state in states]
+    counts = torch.stack([moments.count for moments in every])
+    return Moments(counts, _cat([moments.total for moments in every]), _cat([moments.outer for moments in every]))
+
+
+def _no_rows(state: Whitening) -> Moments:
+    zero = torch.zeros_like
+    return Moments(zero(state.running_weight), zero(state.running_mean), zero(state.running_cov))
+
+
+def _batches(states: Sequence[Whitening], device: torch.device) -> list[list[Whitening]]:
+    """Layers to be computed together.
+
+    On the CPU each by itself: there is nothing to gain from larger batches than a layer's, and putting them together
+    costs copies. On CUDA a few large batches instead of many small kernels.
+    """
+    if device.type == "cpu":
+        return [[state] for state in states]
+
+    def alike(state: Whitening) -> Hashable:
+        config = state.config
+        return state.running_mean.shape[1], state.momentum, config.eps, config.solver, config.num_iters
+
+    return _grouped(states, alike)
+
+
+def _grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
+    """Items of equal keys together, in the order in which they come."""
+    groups: dict[Hashable, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return list(groups.values())
+
+
+def _cat(tensors: Sequence[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors))
+
+
+def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
+    """Copies many tensors in few kernels."""
+    torch._foreach_copy_(list(targets), list(sources))  # pyright: ignore[reportPrivateImportUsage]
+
+
+@lru_cache(maxsize=64)
+def _stream_beside(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
