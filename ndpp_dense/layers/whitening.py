@@ -21,7 +21,7 @@ from ndpp_dense.ops.inverse_sqrt import SOLVERS
 from ndpp_dense.ops.moments import Moments, data_moments, mean_and_covariance, sum_moments_over_ranks
 from ndpp_dense.ops.precision import full_precision
 
-MIN_ROWS_PER_COLUMN = 4  # with fewer sampled rows than this per column, the sample is made denser
+MIN_ROWS_PER_COLUMN = 4  # with fewer rows than this per column behind D, the sample is made denser
 MIN_ROWS = 2  # one row has no covariance
 
 
@@ -119,7 +119,7 @@ class Whitening(nn.Module):
         it at once; only one that has not must look at the sum (and wait for the device).
         """
         stride, data = self.sampling_stride, data_matrix(self.sampling_stride)
-        own, enough = data.numel() // self.running_mean.numel(), MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
+        own, enough = data.numel() // self.running_mean.numel(), self._rows_wanted()
         if stride == 1 or own >= enough:
             return self._moments(data)
         if self._ranks() == 1:
@@ -127,6 +127,11 @@ class Whitening(nn.Module):
         moments = self._moments(data)
         total = float(moments.count.detach())
         return self._moments(data_matrix(_denser(stride, total / enough))) if 0 < total < enough else moments
+
+    def _rows_wanted(self) -> float:
+        """Rows of a step: an average shares them among the steps it reaches back, but each counts fully from D on."""
+        share = 1.0 if self.config.statistics == "batch" else self.momentum or 0.0
+        return max(1.0, MIN_ROWS_PER_COLUMN * share) * self.running_mean.shape[1]
 
     def _moments(self, data: Tensor) -> Moments:
         moments = data_moments(data, self.running_mean)
