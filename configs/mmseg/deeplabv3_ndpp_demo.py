@@ -3,7 +3,7 @@ _base_ = ["./_base_/deeplabv3_r18_small.py", "./_base_/streets.py"]
 max_iters = 500
 model = dict(
     type="NDPPModel",
-    ndpp=dict(architecture="EncoderDecoder", preset="fast", task="cityscapes", block_size_spatial=8),
+    ndpp=dict(architecture="EncoderDecoder", preset="fast", task="cityscapes"),
     data_preprocessor=dict(size=(96, 128)),
     backbone=dict(stem_channels=32, base_channels=32),  # half of R18's width
     decode_head=dict(num_classes=8, in_channels=256, channels=64),

@@ -56,8 +56,8 @@ class WhiteningConfig:
             Until its first usable rows a layer works as under ``"fresh"``. See :mod:`ndpp_dense.layers.flight`.
     """
 
-    block_size: int = 64
-    block_size_spatial: int = 16
+    block_size: int = 32
+    block_size_spatial: int = 8
     block_size_linear: int = 64
     shared_blocks: bool = False
     local_scale: str = "l1"
@@ -65,7 +65,7 @@ class WhiteningConfig:
     momentum: float = 0.1
     eps: float = 0.1
     solver: str = "newton"
-    num_iters: int = 5
+    num_iters: int = 3
     grad: str = "detached"
     sampling_stride: int = 3
     sync: bool = True
@@ -145,13 +145,17 @@ class WhiteningConfig:
             shared_blocks=True,
             statistics="batch",
             eps=1e-2,
+            num_iters=5,
             grad="full",
             sampling_stride=_sampling_stride(task),
         )
 
     @classmethod
     def fast(cls, task: str = "imagenet") -> WhiteningConfig:
-        """The variant that costs least for what it gives: averaged, detached statistics and small blocks.
+        """The variant that costs least for what it gives: averaged, detached statistics, small blocks, few iterations.
+
+        Three iterations raise no direction by more than ``1.5^3`` over the one that varies most: what hardly varies in
+        the data stays small.
 
         Args:
             task: ``"imagenet"`` (samples every third position), ``"coco"`` or ``"cityscapes"`` (every fifth).

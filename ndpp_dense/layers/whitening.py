@@ -24,7 +24,7 @@ from ndpp_dense.ops.inverse_sqrt import SOLVERS
 from ndpp_dense.ops.moments import Moments, data_moments, mean_and_covariance, sum_moments_over_ranks
 from ndpp_dense.ops.precision import full_precision
 
-MIN_ROWS_PER_COLUMN = 4  # with fewer sampled rows than this per column, the sample is made denser
+MIN_ROWS_PER_COLUMN = 4  # with fewer rows than this per column behind D, the sample is made denser
 
 
 class Whitening(nn.Module):
@@ -197,8 +197,10 @@ class Whitening(nn.Module):
     def _rows(self, data: Tensor) -> int:
         return data.numel() // self.running_mean.numel()
 
-    def _enough(self) -> int:
-        return MIN_ROWS_PER_COLUMN * self.running_mean.shape[1]
+    def _enough(self) -> float:
+        """Rows of a step: an average shares them among the steps it reaches back, but each counts fully from D on."""
+        share = 1.0 if self.config.statistics == "batch" else self.momentum or 0.0
+        return max(1.0, MIN_ROWS_PER_COLUMN * share) * self.running_mean.shape[1]
 
     @torch.no_grad()
     def _average(

@@ -15,7 +15,7 @@ CONFIGS = {
     "batch full": WhiteningConfig(statistics="batch", grad="full", eps=1e-2),
     "batch full quintic": WhiteningConfig(statistics="batch", grad="full", eps=1e-2, solver="quintic"),
     "batch detached": WhiteningConfig(statistics="batch", eps=1e-2, shared_blocks=True),
-    "ema": WhiteningConfig(),
+    "ema": WhiteningConfig(momentum=1.0),
     "every second": WhiteningConfig(schedule="every=2"),
     "not synced": WhiteningConfig(statistics="batch", grad="full", eps=1e-2, sync=False),
 }

@@ -149,7 +149,7 @@ def test_from_conv_starts_as_the_plain_layer_in_evaluation(geometry):
 
 @pytest.mark.parametrize(
     ("channels", "groups", "kernel", "expected"),
-    [(64, 1, 1, (1, 64)), (96, 1, 1, (2, 48)), (3, 1, 7, (1, 3 * 49)), (32, 4, 3, (4, 72)), (13, 1, 3, (1, 117))],
+    [(64, 1, 1, (2, 32)), (36, 1, 1, (2, 18)), (3, 1, 7, (1, 3 * 49)), (32, 4, 3, (4, 72)), (13, 1, 3, (13, 9))],
 )
 def test_block_is_the_largest_divisor(channels, groups, kernel, expected):
     layer = NDConv2d(channels, 8, kernel, groups=groups)

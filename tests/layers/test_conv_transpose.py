@@ -94,8 +94,8 @@ def test_gradcheck(geometry, shared, solver, gradcheck_layer):
 
 
 def test_equal_kernel_and_stride_need_channels_only():
-    assert NDConvTranspose2d(256, 8, 2, 2).whitening.running_mean.shape == (4, 64)
-    assert NDConvTranspose2d(256, 8, 4, 2).whitening.running_mean.shape == (16, 16 * 4)
+    assert NDConvTranspose2d(256, 8, 2, 2).whitening.running_mean.shape == (8, 32)
+    assert NDConvTranspose2d(256, 8, 4, 2).whitening.running_mean.shape == (32, 8 * 4)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES.values(), ids=GEOMETRIES.keys())

@@ -184,5 +184,20 @@ def test_too_few_sampled_rows_ask_for_a_denser_sample(positions, stride, asked):
         seen.append(sampling)
         return torch.randn(1, 1, 8, len(range(0, positions, sampling)) ** 2, dtype=torch.float64)
 
-    _state(dim=8, sampling_stride=stride)(data)
+    _state(dim=8, sampling_stride=stride, statistics="batch")(data)
     assert seen == asked
+
+
+@pytest.mark.parametrize(("momentum", "enough"), [(0.1, 8), (0.25, 8), (0.5, 16), (1.0, 32), (None, 8)])
+def test_an_average_wants_the_fewer_rows_of_a_step_the_further_it_reaches_back(momentum, enough):
+    for rows, denser in ((enough, False), (enough - 1, True)):
+        seen = []
+
+        def data(sampling, rows=rows, seen=seen):
+            seen.append(sampling)
+            return torch.randn(1, 1, 8, rows, dtype=torch.float64)
+
+        state = _state(dim=8, sampling_stride=3)
+        state.momentum = momentum
+        state(data)
+        assert (len(seen) > 1) == denser

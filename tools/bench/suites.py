@@ -167,11 +167,19 @@ def inference_cases(settings: Settings) -> list[Case]:
         ),
     }
 
-    def build(name: str, batch: int) -> Step:
-        return inference_step(settings.place(makers[name]()), images(batch, 224, settings), settings)
+    def build(name: str, batch: int, compiled: bool) -> Step:
+        model = settings.place(makers[name]())
+        x = images(batch, 224, settings)
+        return inference_step(torch.compile(model) if compiled else model, x, settings)  # type: ignore[arg-type]
 
-    sizes = [1] if settings.quick else batches(settings)
-    return [Case(f"batch {batch}, 224 px", {name: partial(build, name, batch) for name in makers}) for batch in sizes]
+    return [
+        Case(
+            f"batch {batch}, 224 px, {'compiled' if compiled else 'eager'}",
+            {name: partial(build, name, batch, compiled) for name in makers},
+        )
+        for compiled in ([False] if settings.quick else [False, True])
+        for batch in ([1] if settings.quick else batches(settings))
+    ]
 
 
 TIMM: dict[str, Any] = {"needs": ("timm", "torchvision"), "install": "pip install -e '.[pretrain]' -c constraints.txt"}

@@ -20,6 +20,7 @@ COCO AP on the validation images, by pycocotools. Written by `python tools/study
 All methods start as Detectron2 starts them, but that ND++ starts residual branches at zero
 (`MODEL.NDPP.ZERO_INIT_RESIDUAL`, on by default; the runs with False are in the last table). `paper` whitens with the
 moments of a batch of four images, `fast` with averaged ones. With this start, both were tried at one learning rate.
+Runs with `fast` as it was before, with larger blocks and five iterations, are in the last table.
 
 Hardware: {hardware}. Code: {commits} (`+`: with edits).
 """
