@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from ndpp_dense.layers.flight import send
 from ndpp_dense.layers.whitening import Whitening
 from ndpp_dense.ops.eager import never_compiled
+from ndpp_dense.ops.recomputation import in_backward
 
 
 def watch_steps(model: nn.Module) -> None:
@@ -46,7 +46,7 @@ def settle_stats(module: nn.Module) -> None:
 
 @never_compiled
 def _begin(model: nn.Module, args: Any) -> None:
-    if torch._C._current_graph_task_id() != -1:  # activation checkpointing recomputes the whole model
+    if in_backward():  # activation checkpointing recomputes the whole model
         return
     for state in _stale(model):
         state.collecting, state.collected = state.collects(), None
@@ -56,7 +56,7 @@ def _begin(model: nn.Module, args: Any) -> None:
 
 @never_compiled
 def _end(model: nn.Module, args: Any, output: Any) -> None:
-    if torch._C._current_graph_task_id() != -1:
+    if in_backward():
         return
     collecting = [state for state in _stale(model) if state.collecting]
     for state in collecting:

@@ -23,6 +23,7 @@ from ndpp_dense.ops.eager import never_compiled
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
 from ndpp_dense.ops.moments import Moments, data_moments, mean_and_covariance, sum_moments_over_ranks
 from ndpp_dense.ops.precision import full_precision
+from ndpp_dense.ops.recomputation import in_backward, in_backward_when_run
 
 MIN_ROWS_PER_COLUMN = 4  # with fewer rows than this per column behind D, the sample is made denser
 
@@ -91,8 +92,8 @@ class Whitening(nn.Module):
         """
         if self.frozen or not self.training:
             return self.running_mean, self.running_whitening
-        recomputing = _in_backward()  # activation checkpointing runs the forward a second time: no second update
-        if self.config.statistics == "ema" and (self.held or recomputing or not self._due()):
+        first = self._is_first_run()  # activation checkpointing runs the forward a second time: no second update
+        if self.config.statistics == "ema" and (self.held or first is False or not self._due()):
             return self.running_mean.clone(), self.running_whitening.clone()
         if self.collecting or self.collects():
             self._collect(data_matrix)
@@ -100,17 +101,18 @@ class Whitening(nn.Module):
         with full_precision(self.running_mean.device), torch.set_grad_enabled(self._differentiable()):
             moments = self._gather(data_matrix)
             usable = _usable(moments)
+            counts = usable if first is True else usable & first
             mean, cov = mean_and_covariance(moments, self.running_mean)
             mean = torch.where(usable, mean, self.running_mean)
             cov = torch.where(usable, cov, self.running_cov)
             if self.config.statistics == "ema":
-                self._average(moments.count, usable, mean, cov)
-                self.running_whitening.copy_(torch.where(usable, self.solve(self.running_cov), self.running_whitening))
+                self._average(moments.count, counts, mean, cov)
+                self.running_whitening.copy_(torch.where(counts, self.solve(self.running_cov), self.running_whitening))
                 self.forget_start()
                 return self.running_mean.clone(), self.running_whitening.clone()
             whitening = torch.where(usable, self.solve(cov), self.running_whitening)
-            if not (self.held or recomputing):
-                self._average(moments.count, usable, mean.detach(), cov.detach(), whitening.detach())
+            if not self.held:
+                self._average(moments.count, counts, mean.detach(), cov.detach(), whitening.detach())
             return mean, whitening
 
     def solve(self, cov_GDD: Tensor) -> Tensor:
@@ -158,6 +160,15 @@ class Whitening(nn.Module):
         self.collected = moments if before is None else Moments(*(a + b for a, b in zip(before, moments, strict=True)))
         if not self.collecting:
             send([self])
+
+    def _is_first_run(self) -> bool | Tensor:
+        """Whether this is not a forward that runs again; a scalar that says it later in compiled code.
+
+        A schedule needs the answer at once, and splits the graph for it.
+        """
+        if torch.compiler.is_compiling() and self.config.schedule == "fresh":
+            return ~in_backward_when_run(self.running_weight)
+        return not in_backward()
 
     def _due(self) -> bool:
         """Whether this step updates the statistics. Call it once a step: it moves the schedule on."""
@@ -276,8 +287,3 @@ def _usable(moments: Moments) -> Tensor:
     """Whether the moments are finite (in square too, as the solver's norm needs) and rest on enough rows."""
     magnitude = moments.outer.detach().square().sum() + moments.total.detach().square().sum()
     return torch.isfinite(magnitude) & (moments.count.detach() >= MIN_ROWS)
-
-
-def _in_backward() -> bool:
-    """Whether autograd is running a backward pass in this thread, as when a checkpointed forward is recomputed."""
-    return torch._C._current_graph_task_id() != -1

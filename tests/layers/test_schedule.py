@@ -251,7 +251,7 @@ class _Whitened(nn.Module):
 
 def test_compiled_turns_are_plain_turns_in_few_graphs(monkeypatch):
     """Without the question whether backward is running, which dynamo cannot trace and which is not the schedule's."""
-    monkeypatch.setattr("ndpp_dense.layers.whitening._in_backward", lambda: False)
+    monkeypatch.setattr("ndpp_dense.layers.whitening.in_backward", lambda: False)
     torch._dynamo.reset()
     plain = nn.Sequential(*[_Whitened(EVERY) for _ in range(5)])
     for place, layer in enumerate(plain):
