@@ -39,6 +39,9 @@ class Flight:
 
     Args:
         states: On one device, of one data type, summed over the same ranks; those that did not run count no row.
+
+    Attributes:
+        captured: Whether it is part of a CUDA graph that is being captured.
     """
 
     @torch.no_grad()
@@ -51,6 +54,7 @@ class Flight:
         self._sum: dist.Work | None = None
         self._found: list[tuple[Averages, Tensor]] | None = None
         self._beside: torch.cuda.Stream | None = None
+        self.captured = self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         group = states[0].process_group
         if states[0].ranks() > 1:
             self._packed = torch.cat([pack_moments(batch.moments) for batch in self._batches])
@@ -65,7 +69,16 @@ class Flight:
 
     @torch.no_grad()
     def land(self) -> None:
-        """Puts the statistics into the layers."""
+        """Puts the statistics into the layers.
+
+        Raises:
+            RuntimeError: A CUDA graph is being captured in which the flight did not begin.
+        """
+        if self._beside is not None and not self.captured and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                'schedule="stale": statistics of the step before are still under way, and a CUDA graph captured now '
+                "would put them in place again at every replay. Call settle_stats(model) before you capture."
+            )
         if self._beside is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._beside)
         for batch, (averages, whitening) in zip(self._batches, self._found or self._statistics(), strict=True):
@@ -106,7 +119,7 @@ def send(states: Iterable[Whitening]) -> None:
         flight = Flight(together)
         for state in together:
             state.flight, state.collected = flight, None
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        if flight.captured:
             flight.land()  # a replayed graph does not come back to land it
 
 
