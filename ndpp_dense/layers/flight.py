@@ -59,9 +59,8 @@ class Flight:
         if states[0].ranks() > 1:
             self._packed = torch.cat([pack_moments(batch.moments) for batch in self._batches])
             self._sum = start_sum_over_ranks(self._packed, group)
-        if self._device.type == "cuda" and (
-            self._sum is None or dist.get_backend(group) != "gloo"
-        ):  # which waits in the caller
+        waits_in_caller = self._sum is not None and dist.get_backend(group) == "gloo"
+        if self._device.type == "cuda" and not waits_in_caller:
             self._beside = _stream_beside(self._device)
             self._beside.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(self._beside):
@@ -81,12 +80,8 @@ class Flight:
             )
         if self._beside is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._beside)
-        for batch, (averages, whitening) in zip(self._batches, self._found or self._statistics(), strict=True):
-            blocks = [len(state.running_mean) for state in batch.states]
-            for name, value in zip(("mean", "cov"), averages, strict=False):
-                _copy([state.get_buffer(f"running_{name}") for state in batch.states], value.split(blocks))
-            _copy([state.running_whitening for state in batch.states], whitening.split(blocks))
-            _copy([state.running_weight for state in batch.states], averages.weight.unbind())
+        for batch, found in zip(self._batches, self._found or self._statistics(), strict=True):
+            _store(batch.states, *found)
         for state in self._states:
             state.flight = None
 
@@ -135,6 +130,14 @@ def _statistics(states: Sequence[Whitening], moments: Moments) -> tuple[Averages
     averages, usable = average_moments(before, moments, first.momentum, layers)
     stored = _cat([state.running_whitening for state in states])
     return averages, torch.where(usable.view(-1, 1, 1), first.solve(averages.cov), stored)
+
+
+def _store(states: Sequence[Whitening], averages: Averages, whitening: Tensor) -> None:
+    blocks = [len(state.running_mean) for state in states]
+    _copy([state.running_mean for state in states], averages.mean.split(blocks))
+    _copy([state.running_cov for state in states], averages.cov.split(blocks))
+    _copy([state.running_whitening for state in states], whitening.split(blocks))
+    _copy([state.running_weight for state in states], averages.weight.unbind())
 
 
 def _joined(states: Sequence[Whitening]) -> Moments:
