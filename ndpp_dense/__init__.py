@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ndpp_dense.convert import ConversionReport, convert_to_ndpp
     from ndpp_dense.fold import fold_ndpp
     from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, nd_layers
+    from ndpp_dense.layers.steps import settle_stats
     from ndpp_dense.statistics import freeze_stats, hold_stats, synchronize_stats, update_stats
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOMES = {
     "hold_stats": "ndpp_dense.statistics",
     "list_backbones": "ndpp_dense.backbones",
     "nd_layers": "ndpp_dense.layers",
+    "settle_stats": "ndpp_dense.layers.steps",
     "synchronize_stats": "ndpp_dense.statistics",
     "update_stats": "ndpp_dense.statistics",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "hold_stats",
     "list_backbones",
     "nd_layers",
+    "settle_stats",
     "synchronize_stats",
     "update_stats",
 ]

@@ -39,6 +39,9 @@ class Flight:
 
     Args:
         states: On one device, of one data type, summed over the same ranks; those that did not run count no row.
+
+    Attributes:
+        captured: Whether it is part of a CUDA graph that is being captured.
     """
 
     @torch.no_grad()
@@ -51,13 +54,13 @@ class Flight:
         self._sum: dist.Work | None = None
         self._found: list[tuple[Averages, Tensor]] | None = None
         self._beside: torch.cuda.Stream | None = None
+        self.captured = self._device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         group = states[0].process_group
         if states[0].ranks() > 1:
             self._packed = torch.cat([pack_moments(batch.moments) for batch in self._batches])
             self._sum = start_sum_over_ranks(self._packed, group)
-        if self._device.type == "cuda" and (
-            self._sum is None or dist.get_backend(group) != "gloo"
-        ):  # which waits in the caller
+        waits_in_caller = self._sum is not None and dist.get_backend(group) == "gloo"
+        if self._device.type == "cuda" and not waits_in_caller:
             self._beside = _stream_beside(self._device)
             self._beside.wait_stream(torch.cuda.current_stream(self._device))
             with torch.cuda.stream(self._beside):
@@ -65,15 +68,20 @@ class Flight:
 
     @torch.no_grad()
     def land(self) -> None:
-        """Puts the statistics into the layers."""
+        """Puts the statistics into the layers.
+
+        Raises:
+            RuntimeError: A CUDA graph is being captured in which the flight did not begin.
+        """
+        if self._beside is not None and not self.captured and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                'schedule="stale": statistics of the step before are still under way, and a CUDA graph captured now '
+                "would put them in place again at every replay. Call settle_stats(model) before you capture."
+            )
         if self._beside is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._beside)
-        for batch, (averages, whitening) in zip(self._batches, self._found or self._statistics(), strict=True):
-            blocks = [len(state.running_mean) for state in batch.states]
-            for name, value in zip(("mean", "cov"), averages, strict=False):
-                _copy([state.get_buffer(f"running_{name}") for state in batch.states], value.split(blocks))
-            _copy([state.running_whitening for state in batch.states], whitening.split(blocks))
-            _copy([state.running_weight for state in batch.states], averages.weight.unbind())
+        for batch, found in zip(self._batches, self._found or self._statistics(), strict=True):
+            _store(batch.states, *found)
         for state in self._states:
             state.flight = None
 
@@ -106,7 +114,7 @@ def send(states: Iterable[Whitening]) -> None:
         flight = Flight(together)
         for state in together:
             state.flight, state.collected = flight, None
-        if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        if flight.captured:
             flight.land()  # a replayed graph does not come back to land it
 
 
@@ -122,6 +130,14 @@ def _statistics(states: Sequence[Whitening], moments: Moments) -> tuple[Averages
     averages, usable = average_moments(before, moments, first.momentum, layers)
     stored = _cat([state.running_whitening for state in states])
     return averages, torch.where(usable.view(-1, 1, 1), first.solve(averages.cov), stored)
+
+
+def _store(states: Sequence[Whitening], averages: Averages, whitening: Tensor) -> None:
+    blocks = [len(state.running_mean) for state in states]
+    _copy([state.running_mean for state in states], averages.mean.split(blocks))
+    _copy([state.running_cov for state in states], averages.cov.split(blocks))
+    _copy([state.running_whitening for state in states], whitening.split(blocks))
+    _copy([state.running_weight for state in states], averages.weight.unbind())
 
 
 def _joined(states: Sequence[Whitening]) -> Moments:

@@ -34,7 +34,7 @@ def settle_stats(module: nn.Module) -> None:
     """Lets the statistics that are under way arrive (``schedule="stale"``), so that buffers hold all steps.
 
     Whatever saves, copies or moves a layer, or switches it to evaluation, does so by itself; it is for who reads or
-    writes buffers otherwise. No rank needs to wait for another to call it.
+    writes buffers otherwise, and for who captures a CUDA graph. No rank needs to wait for another to call it.
 
     Args:
         module: A model or a part of it.

@@ -45,7 +45,8 @@ def test_running_statistics_have_no_gradient():
 
 
 @pytest.mark.parametrize(
-    "schedule", ["every", "every=", "every=0", "every=1", "every=2.5", "every=-2", "EVERY=2", 4, None]
+    "schedule",
+    ["every", "every=", "every=0", "every=1", "every=2.5", "every=-2", "EVERY=2", "Stale", "stale,every=2", 4, None],
 )
 def test_schedules_that_are_none(schedule):
     with pytest.raises(ValueError, match="schedule = .*every=T"):
@@ -56,6 +57,9 @@ def test_only_running_statistics_can_be_used_again():
     with pytest.raises(ValueError, match="schedule = 'every=2' with statistics = 'batch'") as error:
         WhiteningConfig(schedule="every=2", statistics="batch", eps=-1)
     assert "eps = -1" in str(error.value)
+    with pytest.raises(ValueError, match="schedule = 'stale' with statistics = 'batch'"):
+        WhiteningConfig(schedule="stale", statistics="batch")
+    assert (WhiteningConfig(schedule="stale").period, WhiteningConfig(schedule="stale").update_momentum) == (1, 0.1)
 
 
 def test_an_update_weighs_what_its_steps_would():

@@ -55,7 +55,16 @@ def solved(monkeypatch):
 
 @pytest.mark.parametrize(
     ("schedule", "period"),
-    [("fresh", 1), ("every=2", 2), ("every=10", 10), ("every=1", None), ("every=02", None), ("often", None), (3, None)],
+    [
+        ("fresh", 1),
+        ("stale", 1),
+        ("every=2", 2),
+        ("every=10", 10),
+        ("every=1", None),
+        ("every=02", None),
+        ("often", None),
+        (3, None),
+    ],
 )
 def test_period(schedule, period):
     assert period_of(schedule) == period

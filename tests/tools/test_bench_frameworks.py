@@ -44,5 +44,6 @@ def test_synchronised_batch_norm_sends_what_it_must():
     channels = 26560  # of all norms of ResNet-50
     assert found["SyncBN"] == {"collectives": 2 * 53, "MB": pytest.approx(2 * 4 * (2 * channels + 53) / 1e6)}
     assert 54 <= found["ND++ fast"]["collectives"] <= 2 * 54  # the second half where there were too few rows
+    assert found["ND++ fast, stale"] == {"collectives": 1, "MB": pytest.approx(12.5, abs=0.2)}  # one triangle
     assert found["ND++ paper"]["MB"] > found["ND++ fast"]["MB"] > 24
     assert torch.distributed.is_initialized() is False

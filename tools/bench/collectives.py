@@ -25,7 +25,7 @@ CALLS = (
     "reduce_scatter_tensor",
     "broadcast",
 )
-PEERS = ("SyncBN", "ND++ fast", "ND++ paper")
+PEERS = ("SyncBN", "ND++ fast", "ND++ fast, stale", "ND++ paper")
 Traffic = dict[str, dict[str, float]]
 
 
@@ -70,7 +70,7 @@ def collective_cases(settings: Settings) -> list[Case]:
 
 @lru_cache(maxsize=4)
 def traffic(settings: Settings, batch: int, size: int) -> Traffic:
-    """Runs one step of every peer on all GPUs through NCCL, or on two CPU processes through gloo."""
+    """Counts the second step of every peer on all GPUs through NCCL, or on two CPU processes through gloo."""
     gpus = torch.cuda.device_count() if settings.device == "cuda" else 0
     with tempfile.TemporaryDirectory() as folder:
         world = max(2, gpus)
@@ -98,6 +98,7 @@ def _rank(rank: int, world: int, folder: str, settings: Settings, batch: int, si
         summed = name == "SyncBN" and not nccl  # torch's own refuses CPUs
         model = replace_norms(model, SummedBatchNorm2d) if summed else METHODS[name](model)
         step = training_step(model.to(device), torch.randn(batch, 3, size, size, device=device), settings)
+        step()  # the first may differ
         with counted() as seen:
             step()
         found[name] = seen

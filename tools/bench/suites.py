@@ -50,6 +50,7 @@ METHODS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "IterNorm": partial(replace_norms, make=IterNorm2d),
     "ND++ fast": partial(whitened, preset="fast"),
     "ND++ fast, every=4": partial(whitened, preset="fast", schedule="every=4"),
+    "ND++ fast, stale": partial(whitened, preset="fast", schedule="stale"),
     "ND++ paper": partial(whitened, preset="paper"),
     "ND++ unfold": partial(whitened, preset="paper", unfold=True),
 }
@@ -75,7 +76,8 @@ def layer_cases(settings: Settings) -> list[Case]:
         x = images(2 if settings.quick else 8, side, settings, channels).requires_grad_(channels > 3)
         return training_step(settings.place(model), x, settings)
 
-    names = [name for name in METHODS if name not in ("SyncBN", "FrozenBN", "ND++ fast, every=4")]  # layers take turns
+    of_models = ("SyncBN", "FrozenBN", "ND++ fast, every=4", "ND++ fast, stale")  # what layers do by turns, or together
+    names = [name for name in METHODS if name not in of_models]
     shapes = list(LAYERS.items())[1::2] if settings.quick else LAYERS.items()
     return [Case(name, {method: partial(build, shape, method) for method in names}) for name, shape in shapes]
 

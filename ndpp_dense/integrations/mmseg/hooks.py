@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ndpp_dense.evaluation_stats import EvaluationStats
+from ndpp_dense.layers.steps import settle_stats
 from ndpp_dense.rng import get_rng_state, set_rng_state
 from ndpp_dense.statistics import hold_stats
 
@@ -81,6 +82,7 @@ class NDPPStatsHook(Hook):
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Prepares the statistics if a save follows."""
         self._held.close()
+        settle_stats(plain_model(runner))  # before an EMAHook exchanges the buffers that are meant
         if save_is_due(runner, by_epoch=False):
             self._lend(runner)
 
