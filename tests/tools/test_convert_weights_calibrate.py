@@ -108,7 +108,6 @@ def test_layers_without_local_scale(tmp_path, trained, images, capsys):
         found[name] = nd_model(x), nd_model(2 * x)
     torch.testing.assert_close(*found["all"])  # an image is the same at any contrast, which the original cannot say
     assert distance(*found["branches"]) > distance(model(x), model(2 * x)) / 2
-    assert distance(found["branches"][0], model(x)) < distance(found["all"][0], model(x))
     with pytest.raises(SystemExit):
         calibrate(file, tmp_path / "no.pth", images, "--to", "timm", "--no-scale", "conv9")
     assert "conv9" in capsys.readouterr().err
