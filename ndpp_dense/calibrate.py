@@ -50,7 +50,7 @@ def calibrate_ndpp(
     not. No weights bring that back: accuracy drops until fine-tuning, by nearly as much with local scale in the first
     convolution alone. Leave it out of the layers that no shortcut goes around, as in a ResNet of timm's by
     ``rules={name: {"local_scale": "none"} for name in ("conv1", "*.downsample.*", "fc")}``: the shortcuts then carry
-    the contrast past the residual branches, which have local scale (a comparison is in docs/results/calibration.md).
+    the contrast past the residual branches, which have local scale.
 
     In training with ``statistics="ema"`` the function drifts only as the running statistics do. With ``"batch"`` a
     step whitens with its own D, which differs from the running D that the weights were made for: the first losses are
