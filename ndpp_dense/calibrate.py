@@ -42,9 +42,15 @@ def calibrate_ndpp(
     What to expect in evaluation and after :func:`ndpp_dense.fold_ndpp`:
 
     * ``local_scale="none"``: the original outputs, up to rounding.
-    * ``"l1"``, ``"std"``: every layer is exact for a sample whose scale is the average one; other samples lose what
-      makes them different in scale, and accuracy with it, until fine-tuning. ("std" centres before it pads, and is not
-      exact at borders.)
+    * ``"l1"``, ``"std"``: every layer is exact for a sample whose scale is the average one. Sample n gets
+      ``m / m_n W x_n + b`` (Eq. 3 with ``s_n = 1 / m_n``; m is the samples' mean of ``m_n``). ("std" centres before it
+      pads, and is not exact at borders.)
+
+    With local scale in every layer the answer is the same for an image at any contrast, as that of the original was
+    not. No weights bring that back: accuracy drops until fine-tuning, by nearly as much with local scale in the first
+    convolution alone. Leave it out of the layers that no shortcut goes around, as in a ResNet of timm's by
+    ``rules={name: {"local_scale": "none"} for name in ("conv1", "*.downsample.*", "fc")}``: the shortcuts then carry
+    the contrast past the residual branches, which have local scale.
 
     In training with ``statistics="ema"`` the function drifts only as the running statistics do. With ``"batch"`` a
     step whitens with its own D, which differs from the running D that the weights were made for: the first losses are
@@ -53,7 +59,8 @@ def calibrate_ndpp(
 
     All statistics come from one pass, in which every layer gets what it got in the original model. With local scale the
     calibrated layers before it give something a little different; taking that into account, layer by layer or by more
-    passes, brought outputs no closer in measurements.
+    passes, brought outputs no closer in measurements; nor did geometric, harmonic and quadratic means in place of m, or
+    gains and biases by least squares.
 
     Args:
         model: A trained model in float32 or float64; changed in place, and not at all if an error is raised. Its

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from ndpp_dense.convert_partner import find_partner, linear_kind
 from ndpp_dense.convert_report import ConversionReport, LayerRecord
 from ndpp_dense.convert_rules import LINEAR_TYPES, Rule, RuleBook
 from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLayer, NDLinear, WhiteningConfig, nd_layers
@@ -41,16 +42,16 @@ def convert_to_ndpp(
         ValueError: Nothing was converted, the model is itself a linear layer, or a rule is invalid or matches nothing.
     """
     book = RuleBook(config or WhiteningConfig.fast("imagenet"), rules)
-    if _linear_kind(model) is not None:
+    if linear_kind(model) is not None:
         raise ValueError(
             f"A lone {type(model).__name__} cannot be replaced in place: use NDLinear.from_linear and the like."
         )
-    names = {name for name, m in model.named_modules(remove_duplicate=False) if _linear_kind(m) or _is_norm(m)}
+    names = {name for name, m in model.named_modules(remove_duplicate=False) if linear_kind(m) or _is_norm(m)}
     book.check_used(sorted(names))
     replacements: dict[nn.Module, nn.Module] = {}
     records: dict[nn.Module, LayerRecord] = {}
     for name, module in model.named_modules():
-        if not isinstance(module, NDLayer) and _linear_kind(module):
+        if not isinstance(module, NDLayer) and linear_kind(module):
             records[module] = _convert_layer(name, module, book, replacements)
     _take_turns(layer for layer in replacements.values() if isinstance(layer, NDLayer))
     for name, module in model.named_modules():
@@ -67,7 +68,7 @@ def convert_to_ndpp(
 
 def _convert_layer(name: str, module: nn.Module, book: RuleBook, out: dict[nn.Module, nn.Module]) -> LayerRecord:
     """Decides on one linear layer and puts its replacement into ``out``."""
-    kind = _linear_kind(module)
+    kind = linear_kind(module)
     assert kind is not None
     config, reason = book.decide(name, kind)
     fault = _unconvertible(module)
@@ -100,7 +101,7 @@ def _unconvertible(module: nn.Module) -> str | None:
     """
     if isinstance(module, nn.ConvTranspose2d) and unsupported_geometry(module):
         return unsupported_geometry(module)
-    plain = LINEAR_TYPES[_linear_kind(module) or ""]
+    plain = LINEAR_TYPES[linear_kind(module) or ""]
     own_forward = type(module).forward is not plain.forward
     if own_forward and not (hasattr(module, "norm") and hasattr(module, "activation")):
         return f"{type(module).__qualname__} has a forward of its own"
@@ -120,8 +121,8 @@ def _drop_norm(
     found = book.lookup(name)
     parent_name = name.rpartition(".")[0]
     parent = model.get_submodule(parent_name)
-    partner, before = _partner(norm, parent)
-    adjacent = partner is not None and parent.get_submodule(partner) in out
+    partner, before = find_partner(name, model)
+    adjacent = partner is not None and model.get_submodule(partner) in out
     if found is not None and isinstance(found[0], bool):
         drop, reason = found
         if parent in out and not drop:
@@ -130,10 +131,11 @@ def _drop_norm(
         drop, reason = True, "part of a converted layer"
     else:
         drop = adjacent
-        reason = "no adjacent converted layer" if partner is None else f"{'with' if drop else 'belongs to'} {partner!r}"
+        shown = None if partner is None else partner.removeprefix(f"{parent_name}.")
+        reason = "no adjacent converted layer" if shown is None else f"{'with' if drop else 'belongs to'} {shown!r}"
     stands_in = ""
     if drop and (parent in out or (adjacent and before)):
-        stands_in = parent_name if parent in out else f"{parent_name}.{partner}".lstrip(".")
+        stands_in = parent_name if parent in out else partner or ""
         _take_over_zero(norm, out[model.get_submodule(stands_in)])
     if drop and parent not in out:
         rest = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(m, nn.Module)]
@@ -150,33 +152,6 @@ def _take_over_zero(norm: nn.Module, layer: nn.Module) -> None:
         with torch.no_grad():
             layer.weight.zero_()  # type: ignore[operator, union-attr]
             layer.bias.copy_(bias)  # type: ignore[operator, union-attr]
-
-
-def _partner(norm: nn.Module, parent: nn.Module) -> tuple[str | None, bool]:
-    """The sibling that the norm belongs to: the nearest before it with as many outputs, else the next after.
-
-    Returns:
-        Its name, and whether it comes before the norm.
-    """
-    features = getattr(norm, "num_features", getattr(norm, "num_channels", None))
-    siblings = list(parent.named_children())
-    position = next(i for i, (_, child) in enumerate(siblings) if child is norm)
-    for name, child in reversed(siblings[:position]):
-        if _linear_kind(child) and _channels(child, "out") == features:
-            return name, True
-    for name, child in siblings[position:]:
-        if _linear_kind(child) and _channels(child, "in") == features:
-            return name, False
-    return None, False
-
-
-def _channels(layer: nn.Module, side: str) -> int:
-    return getattr(layer, f"{side}_features" if isinstance(layer, nn.Linear) else f"{side}_channels")
-
-
-def _linear_kind(module: nn.Module) -> str | None:
-    """``"Conv2d"``, ``"ConvTranspose2d"`` or ``"Linear"`` for these and their subclasses."""
-    return next((kind for kind, cls in LINEAR_TYPES.items() if isinstance(module, cls)), None)
 
 
 def _is_norm(module: nn.Module) -> bool:

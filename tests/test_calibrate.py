@@ -109,6 +109,20 @@ def test_resnet18_with_local_scale_is_close_and_trains(resnet):
     assert losses[-1] < losses[0]
 
 
+def test_local_scale_in_branches_keeps_the_contrast_of_an_image(resnet):
+    original, data = resnet
+    trunk = {name: {"local_scale": "none"} for name in ("conv1", "*.downsample.0", "fc")}
+    x = batches(8, 3, 32, 32, seed=9)[0]
+    assert error(outputs(original, 2 * x), outputs(original, x)) > 1
+    changes = []
+    for rules in ({}, trunk):
+        model = copy.deepcopy(original)
+        calibrate_ndpp(model, data, WhiteningConfig(**SMALL), rules)
+        changes.append(error(outputs(model, 2 * x), outputs(model, x)))
+    assert changes[0] < 1e-5, changes
+    assert changes[1] > 1e-3, changes  # 0.007: in this network the branches weigh much
+
+
 LAYERS = {
     "conv": (nn.Conv2d(8, 6, 3, 2, 1, bias=False), (8, 9, 8)),
     "groups": (nn.Conv2d(8, 6, 3, groups=2, padding=1), (8, 9, 8)),

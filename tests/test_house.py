@@ -14,8 +14,8 @@ PACKAGE = ROOT / "ndpp_dense"
 STOREYS = [
     {"integrations"},
     {"datasets", "pretrain", "robustness", "zoo", "backbones", "reports"},
-    {"convert", "convert_report", "convert_rules", "module_surgery", "fold", "calibrate", "config_files"}
-    | {"calibrate_folds", "calibrate_trace", "calibrate_weights"}
+    {"convert", "convert_partner", "convert_report", "convert_rules", "module_surgery", "fold"}
+    | {"calibrate", "calibrate_folds", "calibrate_trace", "calibrate_weights", "config_files"}
     | {"statistics", "evaluation_stats", "nonfinite", "rng", "options", "atomic_file"},
     {"layers"},
     {"ops"},

@@ -36,6 +36,8 @@ def parser() -> argparse.ArgumentParser:
     add("--calibrate", metavar="FOLDER", help="images, at any depth, to start ND++ with")
     add("--preset", choices=("fast", "paper"), default="fast", help="how to whiten (default: fast)")
     add("--local-scale", choices=("l1", "none"), help="in place of the preset's; none computes the same to rounding")
+    help_text = "layers by name or pattern (timm's) that do without local scale, such as conv1; repeatable"
+    add("--no-scale", action="append", default=[], metavar="PATTERN", help=help_text)
     add("--task", choices=("imagenet", "coco", "cityscapes"), default="imagenet", help="of the preset")
     add("--image-size", type=int, default=224, metavar="PIXELS", help="default: 224")
     add("--batch-size", type=int, default=32, metavar="N", help="default: 32")
@@ -74,9 +76,10 @@ def _calibrated(args: argparse.Namespace, backbone):
         config = replace(config, local_scale=args.local_scale)
     batches = list(image_batches(args.calibrate, args.image_size, args.batch_size, args.batches))
     _say(f"calibrating on {sum(map(len, batches))} images of {args.calibrate}")
-    entries, report = calibrated(backbone.model, backbone.entries, config, batches)
+    rules = {pattern: {"local_scale": "none"} for pattern in args.no_scale}
+    entries, report = calibrated(backbone.model, backbone.entries, config, batches, rules)
     _say(report.summary())
-    return backbone.calibrated(entries, config)
+    return backbone.calibrated(entries, config, rules)
 
 
 def _say(*lines: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -22,7 +23,11 @@ __all__ = ["calibrated", "image_batches"]
 
 
 def calibrated(
-    name: str, entries: Mapping[str, Tensor], config: WhiteningConfig, batches: list[Tensor]
+    name: str,
+    entries: Mapping[str, Tensor],
+    config: WhiteningConfig,
+    batches: list[Tensor],
+    rules: Mapping[Any, Any] | None = None,
 ) -> tuple[dict[str, Tensor], ConversionReport]:
     """Makes the weights of an ND++ backbone that computes what one with batch norms did.
 
@@ -31,12 +36,13 @@ def calibrated(
         entries: All its weights, except the counts of batches, which may be missing.
         config: How to whiten.
         batches: Images ``(N, 3, H, W)`` as for evaluation.
+        rules: Exceptions, as :func:`ndpp_dense.calibrate_ndpp` takes them.
 
     Returns:
         The ND++ weights by name, and the report of the conversion.
 
     Raises:
-        ValueError: The weights are ND++ already, do not fit, or the data are too few.
+        ValueError: The weights are ND++ already, do not fit, the data are too few, or a rule matches nothing.
     """
     whitened = whitened_layers(entries)
     if whitened:
@@ -49,7 +55,7 @@ def calibrated(
         model.load_state_dict({**counters, **entries})
     except RuntimeError as error:
         raise ValueError(f"the weights do not fit {name}: {' '.join(str(error).split())[:500]}") from error
-    report = calibrate_ndpp(model.eval(), batches, config, num_batches=len(batches))
+    report = calibrate_ndpp(model.eval(), batches, config, rules, len(batches))
     return model.state_dict(), report
 
 

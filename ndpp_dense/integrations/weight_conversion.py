@@ -46,13 +46,17 @@ class Backbone:
     rows: list[KeyRow] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
 
-    def calibrated(self, entries: Mapping[str, Tensor], config: WhiteningConfig) -> Backbone:
+    def calibrated(
+        self, entries: Mapping[str, Tensor], config: WhiteningConfig, rules: Mapping[str, Any] | None = None
+    ) -> Backbone:
         """The same backbone with the weights that calibration made of its own.
 
         Args:
             entries: All weights of the ND++ model.
             config: How it whitens.
+            rules: Exceptions, by name or pattern.
         """
+        settings = asdict(config) | ({"rules": dict(rules)} if rules else {})
         folded = [KeyRow("dropped", name, "", "folded") for key, name in self.source.items() if key not in entries]
         layers = whitened_layers(entries)
         return Backbone(
@@ -60,7 +64,7 @@ class Backbone:
             dict(entries),
             compare(entries, self.model),
             {key: name for key, name in self.source.items() if key in entries},
-            {**self.facts, "ndpp": asdict(config)},
+            {**self.facts, "ndpp": settings},
             [*self.rows, *folded],
             {f"{layer}.{parameter}": "calibrated" for layer in layers for parameter in ("weight", "bias")},
         )

@@ -205,6 +205,11 @@ def cautions(
         lines.append(
             f"note: ND++ statistics fit models with the same blocks only{made}: set them in the ndpp settings."
         )
+    if whitened and settings and settings.get("rules"):
+        lines.append(
+            f"note: made with the ndpp rules {settings['rules']} (names as in timm). Give the model rules that do the "
+            "same: weights made for another local scale load without an error."
+        )
     return lines
 
 

@@ -10,6 +10,8 @@ import convert_weights  # noqa: E402
 from ndpp_dense import WhiteningConfig, create_backbone  # noqa: E402
 from ndpp_dense.backbones.calibration import image_batches  # noqa: E402
 from ndpp_dense.backbones.cards import CARDS, R18, BackboneCard  # noqa: E402
+from ndpp_dense.pretrain.config import PretrainConfig  # noqa: E402
+from ndpp_dense.pretrain.network import build_network  # noqa: E402
 
 OPTIONS = {"depths": R18, "pattern": None, "channels": [4, 8, 8, 8], "stem_type": "deep", "stem_width": 4}
 
@@ -82,6 +84,33 @@ def test_all_in_one_step(tmp_path, trained, images):
     create_backbone("small18", 0, WhiteningConfig.paper()).load_state_dict(
         torch.load(tmp_path / "timm.pth", weights_only=True)["state_dict"]
     )
+
+
+def distance(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+@torch.no_grad()
+def test_layers_without_local_scale(tmp_path, trained, images, capsys):
+    model, file = trained
+    trunk = ("--no-scale", "conv1.*", "--no-scale", "*.downsample.*", "--no-scale", "fc")
+    calibrate(file, tmp_path / "all.pth", images, "--to", "timm")
+    assert "rules" not in capsys.readouterr().out
+    calibrate(file, tmp_path / "branches.pth", images, "--to", "timm", *trunk)
+    assert "note: made with the ndpp rules {'conv1.*': {'local_scale': 'none'}, " in capsys.readouterr().out
+    x = next(image_batches(images, 64, 8)) * torch.linspace(0.5, 1.5, 8).view(-1, 1, 1, 1)
+    found = {}
+    for name in ("all", "branches"):
+        content = torch.load(tmp_path / f"{name}.pth", weights_only=True)
+        config = PretrainConfig("small18", ndpp={"rules": content["ndpp_dense"]["ndpp"].get("rules")})
+        nd_model = build_network(config, 5).eval()
+        nd_model.load_state_dict(content["state_dict"])
+        found[name] = nd_model(x), nd_model(2 * x)
+    torch.testing.assert_close(*found["all"])  # an image is the same at any contrast, which the original cannot say
+    assert distance(*found["branches"]) > distance(model(x), model(2 * x)) / 2
+    with pytest.raises(SystemExit):
+        calibrate(file, tmp_path / "no.pth", images, "--to", "timm", "--no-scale", "conv9")
+    assert "conv9" in capsys.readouterr().err
 
 
 def test_what_cannot_be_calibrated(tmp_path, trained, images, capsys):

@@ -14,6 +14,8 @@ from studies import pretraining
 from studies.engine import Column, Study
 
 EPOCHS = 4
+TRUNK = ("conv1", "*.downsample.*", "fc")  # no shortcut goes around these
+OPTIONS = " ".join(f"--no-scale {pattern}" for pattern in TRUNK)
 TEXT = f"""# ND++ from batch norm weights
 
 ResNet-18 with batch norms, trained on images of 64 x 64 pixels (1,300 training and 300 validation images of ten
@@ -21,18 +23,30 @@ ImageNet classes) by `resnet18_bn_small.yaml` for its 12 epochs at learning rate
 `tools/convert_weights.py --calibrate` on 640 training images. Then each trains {EPOCHS} epochs more at batch size 32,
 with momentum 0.9 and a cosine from the learning rate of the row. "Before" is top-1 accuracy on the validation images as
 converted (a percentage point is three images). `fast` had blocks of 64 channels (16 in 3x3 convolutions) and five
-iterations. Written by `python tools/study.py calibration table` from the JSON files
-in `calibration/`, one a run; the runs by `python tools/study.py calibration run --data TAR`.
+iterations. With local scale in every layer a network answers the same for an image at any contrast, which the one with
+batch norms does not. "In branches" has it in the residual branches alone, whose shortcuts carry the contrast on
+(`{OPTIONS}`).
+
+Written by `python tools/study.py calibration table` from the JSON files in `calibration/`, one a run; the runs by
+`python tools/study.py calibration run --data TAR`.
 
 Hardware: {{hardware}}. Code: {{commits}} (`+`: with edits).
 """
-METHODS = {"bn": "BN", "none": "ND++ `fast`, no local scale", "l1": "ND++ `fast`"}
+METHODS = {
+    "bn": "BN",
+    "none": "ND++ `fast`, no local scale",
+    "branches": "ND++ `fast`, local scale in branches",
+    "l1": "ND++ `fast`",
+}
 
 
 def words(method: str) -> tuple[str, list[str]]:
     """Return config name and settings of a method."""
     if method == "bn":
         return "resnet18_bn_small", []
+    if method == "branches":
+        rules = ", ".join(f'"{pattern}": {{local_scale: none}}' for pattern in TRUNK)
+        return "resnet18_ndpp_small", [f"ndpp.rules={{{rules}}}"]
     return "resnet18_ndpp_small", [f"ndpp.local_scale={method}"]
 
 
@@ -59,7 +73,8 @@ def prepare(method: str, seed: int, data: Path, output: Path) -> None:
         if not images.exists():
             with tarfile.open(data) as archive:
                 archive.extractall(images, filter="data")
-        shape = ["--image-size", "64", "--local-scale", method, "--model", "resnet18"]
+        scale = OPTIONS.split() if method == "branches" else ["--local-scale", method]
+        shape = ["--image-size", "64", *scale, "--model", "resnet18"]
         work(
             "tools/convert_weights.py",
             source,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
@@ -21,6 +24,7 @@ from ndpp_dense.integrations.detectron2.datasets import check_available, registe
 
 __all__ = ["build_config", "prepare_run", "register_datasets"]
 
+_MAPPING_HINT = """Write it as in a config file: '{"*.fpn_*": {EPS: 0.05}, "*.stem.*": False}'."""
 # Name on the lines of each package's logger.
 _LOGGERS = {"ndpp_dense": "ndpp", "detectron2": "d2", "fvcore": "fvcore"}
 
@@ -149,14 +153,32 @@ def _merge_file(cfg: CfgNode, path: Path) -> None:
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
         raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {' '.join(overrides)}.")
-    known = set(_keys(cfg))
+    known, open_keys = set(_keys(cfg)), set(_open_keys(cfg))
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in known:
             raise KeyError(_unknown(cfg, key))
         try:
-            cfg.merge_from_list([key, value])
+            if key in open_keys:
+                _node(cfg, key).update(_mapping(value))
+            else:
+                cfg.merge_from_list([key, value])
         except (ValueError, AssertionError) as error:
             raise ValueError(f"override {key} {value}: {error}") from error
+
+
+def _node(cfg: CfgNode, key: str) -> CfgNode:
+    return functools.reduce(CfgNode.__getitem__, key.split("."), cfg)
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    """Reads ``{"*.fpn_*": {EPS: 0.05}}``, as a yaml config has it; Detectron2 itself takes no mapping here."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"it is no YAML ({' '.join(str(error).split())}). {_MAPPING_HINT}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"it is a {type(found).__name__}, no mapping. {_MAPPING_HINT}")
+    return CfgNode(found)  # whose mappings are nodes too
 
 
 def _unknown(cfg: CfgNode, key: str) -> str:
@@ -168,9 +190,19 @@ def _unknown(cfg: CfgNode, key: str) -> str:
     return f"no configuration key {key!r}. {hint}"
 
 
-def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+def _open_keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    """Keys of the sections that take names of the user's own, such as ``MODEL.NDPP.RULES``."""
     for key, value in node.items():
         if isinstance(value, CfgNode):
+            if value.is_new_allowed():
+                yield f"{prefix}{key}"
+            else:
+                yield from _open_keys(value, f"{prefix}{key}.")
+
+
+def _keys(node: CfgNode, prefix: str = "") -> Iterator[str]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode) and not value.is_new_allowed():
             yield from _keys(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 pytest.importorskip("timm")
-import convert_weights  # noqa: E402
 
-from ndpp_dense import WhiteningConfig, create_backbone  # noqa: E402
-from ndpp_dense.backbones.cards import CARDS, R50, BackboneCard  # noqa: E402
+from ndpp_dense import WhiteningConfig  # noqa: E402
+from ndpp_dense.backbones.cards import R50  # noqa: E402
 
 pytestmark = pytest.mark.detectron2
 SMALL = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 64, "MODEL.RESNETS.WIDTH_PER_GROUP", 8]
@@ -20,36 +19,21 @@ HYBRID += ["MODEL.RESNETS.NORM", "BN"]
 
 
 @pytest.fixture
-def converted(tmp_path, monkeypatch):
-    """Return a function that makes a backbone, as pretraining leaves it, and converts it; returns state and file."""
-    for name, pattern in (("small50", "BBBB"), ("small50_hybrid", "hybrid")):
-        options = {"depths": R50, "pattern": pattern, "channels": [8, 16, 32, 64]}
-        monkeypatch.setitem(CARDS, name, BackboneCard(name, 0, 0, None, None, "test", "resnet", options))
+def converted(converted_backbone):
+    """Return a function that makes and converts a backbone; returns weights and file."""
 
     def make(name, ndpp=None):
-        torch.manual_seed(0)
-        model = create_backbone(name, 5, ndpp).train()
-        model(torch.randn(4, 3, 64, 64))
-        content = {"model": model.state_dict(), "config": {"name": name}}
-        torch.save(content, tmp_path / "best.pth")
-        convert_weights.main([str(tmp_path / "best.pth"), str(tmp_path / "d2.pth"), "--to", "detectron2"])
-        return torch.load(tmp_path / "d2.pth", weights_only=True)["model"], tmp_path / "d2.pth"
+        options = {"depths": R50, "pattern": "hybrid" if "hybrid" in name else "BBBB", "channels": [8, 16, 32, 64]}
+        content, file = converted_backbone(name, options, ndpp, "detectron2")
+        return content["model"], file
 
     return make
 
 
 @pytest.fixture
-def warnings_of_loading():
+def warnings_of_loading(collect_warnings):
     """Collect what the checkpointer warns of."""
-    texts = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: texts.append(record.getMessage())
-    loggers = [logging.getLogger(name) for name in ("fvcore.common.checkpoint", "detectron2.checkpoint")]
-    for logger in loggers:
-        logger.addHandler(handler)
-    yield texts
-    for logger in loggers:
-        logger.removeHandler(handler)
+    return collect_warnings(*map(logging.getLogger, ("fvcore.common.checkpoint", "detectron2.checkpoint")))
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,9 @@ def test_train_evaluate_and_the_default_folder(command, tmp_path, capsys):
         (("SOLVER.MASK_ON", 1), "no configuration key 'SOLVER.MASK_ON'. The nearest: MODEL.MASK_ON"),
         (("SOLVER.BASE_LR",), "overrides are KEY VALUE pairs, got 1 words"),
         (("SOLVER.MAX_ITER", "many"), "override SOLVER.MAX_ITER many: Type mismatch"),
+        (("MODEL.NDPP.RULES", "{'a': "), "override MODEL.NDPP.RULES {'a': : it is no YAML"),
+        (("MODEL.NDPP.RULES", "False"), "it is a bool, no mapping. Write it as in a config file"),
+        (("MODEL.NDPP.RULE", "{}"), "no configuration key 'MODEL.NDPP.RULE'. The nearest: MODEL.NDPP.RULES"),
         (("MODEL.WEIGHTS", "lost.pth"), "checkpoint lost.pth not found"),
         (("DATASETS.TRAIN", "('digits_trian',)"), "data set 'digits_trian' is not registered"),
         (("SOLVER.IMS_PER_BATCH", 5, "SOLVER.ACCUMULATION_STEPS", 2), "does not split evenly"),
@@ -114,3 +117,18 @@ def test_help_needs_no_framework():
     command = [sys.executable, script.__file__, "--help"]
     output = subprocess.run(command, capture_output=True, text=True, env=env, check=True).stdout
     assert "--dataset NAME=JSON:IMAGES" in output
+
+
+def test_rules_on_the_command_line_join_those_of_the_config(tmp_path):
+    from ndpp_dense.integrations.detectron2.config import whitening_rules
+    from ndpp_dense.integrations.detectron2.run_config import build_config
+
+    (tmp_path / "ruled.yaml").write_text('MODEL: {NDPP: {RULES: {"*.stem.*": False, "*.fpn_*": {EPS: 0.2}}}}\n')
+    rules = '{"*.fpn_*": {BLOCK_SIZE: 8}, "*.stem.*": {EPS: 0.05}, "backbone.*.conv1": {LOCAL_SCALE: none}}'
+    demo = ("DATASETS.TRAIN", "('digits_train',)", "DATASETS.TEST", "('digits_val',)")
+    cfg, _ = build_config(str(tmp_path / "ruled.yaml"), overrides=[*demo, "MODEL.NDPP.RULES", rules])
+    assert whitening_rules(cfg) == {
+        "*.stem.*": {"EPS": 0.05},
+        "*.fpn_*": {"BLOCK_SIZE": 8},
+        "backbone.*.conv1": {"LOCAL_SCALE": "none"},
+    }

@@ -1,16 +1,13 @@
 """What tools/convert_weights.py writes is what a segmentor takes, key for key, and trains from."""
 
-import logging
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("timm")
-import convert_weights  # noqa: E402
 
-from ndpp_dense import WhiteningConfig, create_backbone  # noqa: E402
-from ndpp_dense.backbones.cards import CARDS, R50, BackboneCard  # noqa: E402
+from ndpp_dense import WhiteningConfig  # noqa: E402
+from ndpp_dense.backbones.cards import R50  # noqa: E402
 
 pytestmark = pytest.mark.mmseg
 BACKBONE = {"type": "PoolingResNetV1c", "pattern": "hybrid", "depth": 50, "stem_channels": 16, "base_channels": 8}
@@ -19,35 +16,23 @@ CHANNELS = {"decode_head": 256, "auxiliary_head": 128}
 
 
 @pytest.fixture
-def converted(tmp_path, monkeypatch):
-    """Return a function that makes a backbone with a deep stem, as pretraining leaves it, and converts it."""
+def converted(converted_backbone):
+    """Return a function that makes and converts a backbone with a deep stem; returns weights and file."""
     options = {"depths": R50, "pattern": "hybrid", "channels": [8, 16, 32, 64], "stem_type": "deep", "stem_width": 8}
-    card = BackboneCard("small50c_hybrid", 0, 0, None, None, "test", "resnet", options)
-    monkeypatch.setitem(CARDS, card.name, card)
 
     def make(ndpp):
-        torch.manual_seed(0)
-        model = create_backbone(card.name, 5, ndpp).train()
-        model(torch.randn(4, 3, 64, 64))
-        torch.save({"model": model.state_dict(), "config": {"name": card.name}}, tmp_path / "best.pth")
-        convert_weights.main([str(tmp_path / "best.pth"), str(tmp_path / "seg.pth"), "--to", "mmseg"])
-        return torch.load(tmp_path / "seg.pth", weights_only=True)["state_dict"], tmp_path / "seg.pth"
+        content, file = converted_backbone("small50c_hybrid", options, ndpp, "mmseg")
+        return content["state_dict"], file
 
     return make
 
 
 @pytest.fixture
-def warnings_of_loading():
+def warnings_of_loading(collect_warnings):
     """Collect what MMEngine warns of."""
     from mmengine.logging import MMLogger
 
-    texts = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: texts.append(record.getMessage())
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(handler)
-    yield texts
-    logger.removeHandler(handler)
+    return collect_warnings(MMLogger.get_current_instance())
 
 
 @pytest.mark.parametrize("ndpp", [None, WhiteningConfig.fast()], ids=["bn", "ndpp"])
