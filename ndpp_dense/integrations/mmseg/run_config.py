@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import infer_launcher
 from mmengine.runner import find_latest_checkpoint
 
 from ndpp_dense.config_files import find_config
 from ndpp_dense.integrations.mmseg.config import read_options
+from ndpp_dense.integrations.mmseg.processes import ranks_of
 
-__all__ = ["build_config", "prepare_processes"]
+__all__ = ["build_config", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _REMOTE = ("://",)
 
@@ -66,26 +65,6 @@ def build_config(
     return config
 
 
-def prepare_processes(config: Config) -> None:
-    """Starts the process group of a run on CPUs, through gloo; MMEngine starts those on GPUs itself.
-
-    Raises:
-        ValueError: No launcher's variables are set.
-    """
-    if config.launcher == "none" or torch.cuda.is_available() or dist.is_initialized():
-        return
-    if config.launcher == "pytorch" and infer_launcher() != "pytorch":
-        raise ValueError(
-            "--launcher pytorch: start the processes with torchrun --nproc-per-node N tools/train_seg.py ..."
-        )
-    if config.launcher != "pytorch":
-        raise ValueError(f"--launcher {config.launcher} needs GPUs; on CPUs use torchrun and --launcher pytorch.")
-    dist.init_process_group("gloo")
-    # By default MMEngine names a device, which DistributedDataParallel refuses for models on CPUs.
-    wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
-    config.model_wrapper_cfg = {**wrapper, "find_unused_parameters": config.get("find_unused_parameters", False)}
-
-
 def evaluated_checkpoint(config: Config) -> str:
     """The checkpoint to evaluate: ``load_from``, or with ``resume`` the newest in ``work_dir``.
 
@@ -125,18 +104,13 @@ def _check_options(config: Config, options: Mapping[str, Any]) -> None:
             break
 
 
-# Where launchers say how many processes there are.
-_WORLD_SIZE = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
-
-
 def _fit_momentum(config: Config) -> None:
     """Checks the ND++ settings and writes down the momentum for the batch size, unless they name one."""
     ndpp = dict(config.model.get("ndpp") or {})
     chosen, loader = read_options(ndpp).config, config.get("train_dataloader")
     if ndpp.get("momentum") is None and loader is not None:
-        ranks = int(os.environ.get(_WORLD_SIZE.get(config.launcher, ""), 1))
         portions = int(config.get("optim_wrapper", {}).get("accumulative_counts", 1))
-        fitted = chosen.for_batch(int(loader.batch_size) * ranks * portions)
+        fitted = chosen.for_batch(int(loader.batch_size) * ranks_of(config.launcher) * portions)
         if fitted != chosen:
             config.model.ndpp = {**ndpp, "momentum": fitted.momentum}
 

@@ -56,7 +56,9 @@ def test_any_number_of_ranks_and_portions_draws_the_same_steps(groups, world_siz
         return PositionedBatchSampler(TrainingSampler(10, seed=3), 8, groups=groups, **split)
 
     ranks = [deal(rank=rank, world_size=world_size, portions=portions) for rank in range(world_size)]
-    drawn = [pair for parts in zip(*(take(rank, 6 * portions) for rank in ranks), strict=True) for pair in sum(parts, [])]
+    drawn = [
+        pair for parts in zip(*(take(rank, 6 * portions) for rank in ranks), strict=True) for pair in sum(parts, [])
+    ]
     assert drawn == sum(take(deal(), 6), [])
     later = [deal(rank=rank, world_size=world_size, portions=portions, skip=3 * portions) for rank in range(world_size)]
     assert [next(iter(rank)) for rank in later] == [take(rank, 3 * portions + 1)[-1] for rank in ranks]
