@@ -55,7 +55,7 @@ def _run(args: argparse.Namespace) -> None:
 
     import ndpp_dense.integrations.mmseg  # noqa: F401  (registers the types that configs name)
     from ndpp_dense.integrations.mmseg.processes import auto_scale, prepare_processes, ranks_of
-    from ndpp_dense.integrations.mmseg.run_config import build_config, evaluated_checkpoint
+    from ndpp_dense.integrations.mmseg.run_config import build_config, choose_resumed, evaluated_checkpoint
 
     config = build_config(
         args.config,
@@ -68,6 +68,8 @@ def _run(args: argparse.Namespace) -> None:
     )
     if args.eval_only:
         config.load_from, config.resume = evaluated_checkpoint(config), False
+    elif args.resume:
+        choose_resumed(config)
     prepare_processes(config, args.timeout)
     if args.auto_scale is not None:
         lines = auto_scale(config, args.auto_scale, ranks_of(config.launcher))

@@ -13,6 +13,7 @@ warnings.filterwarnings("ignore")
 import detectron2.utils.comm as comm  # noqa: E402
 import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
+from torchvision.ops import boxes as box_ops  # noqa: E402
 
 from ndpp_dense.integrations.detectron2 import trainer as training  # noqa: E402
 from ndpp_dense.integrations.detectron2.run_config import build_config  # noqa: E402
@@ -34,6 +35,19 @@ WORDS = {
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 512,
     "MODEL.ROI_HEADS.POSITIVE_FRACTION": 1.0,
 }
+
+
+def in_double(cfg, build=training.build_model):
+    return build(cfg).double()
+
+
+def suppress_in_double(boxes, scores, groups, threshold, suppress=box_ops.batched_nms):
+    """Detectron2 makes the boxes float32, but not the scores."""
+    return suppress(boxes.double(), scores.double(), groups, threshold)
+
+
+training.build_model = in_double
+box_ops.batched_nms = suppress_in_double
 
 
 def make_data(folder):
@@ -59,9 +73,6 @@ def train(folder):
     cfg.defrost()
     cfg.DATASETS.TEST = ()
     cfg.freeze()
-    if os.environ.get("NDPP_TEST_DOUBLE") == "1":
-        build = training.build_model
-        training.build_model = lambda cfg: build(cfg).double()
     run = training.NDTrainer(cfg)
     # Detectron2 pads a rank's images to its own largest; here all are padded alike.
     run.net.backbone._size_divisibility = 96

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,13 +10,15 @@ from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import find_latest_checkpoint
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
 
 from ndpp_dense.config_files import find_config
+from ndpp_dense.integrations.mmseg.checkpoint import newest_readable
 from ndpp_dense.integrations.mmseg.config import read_options
 from ndpp_dense.integrations.mmseg.processes import ranks_of
 
-__all__ = ["build_config", "evaluated_checkpoint"]
+__all__ = ["build_config", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _REMOTE = ("://",)
 
@@ -71,7 +73,7 @@ def evaluated_checkpoint(config: Config) -> str:
     Raises:
         FileNotFoundError: There is none.
     """
-    found = find_latest_checkpoint(config.work_dir) if config.resume and os.path.isdir(config.work_dir) else None
+    found = newest_readable(config.work_dir) if config.resume else None
     found = found or config.get("load_from")
     if not found:
         raise FileNotFoundError(
@@ -79,6 +81,31 @@ def evaluated_checkpoint(config: Config) -> str:
             f"{config.work_dir}{'' if config.resume else ' (--resume is not given)'}."
         )
     return str(found)
+
+
+def choose_resumed(config: Config) -> None:
+    """Sets ``load_from`` and ``resume`` to the newest readable checkpoint of ``work_dir``, the same on all ranks.
+
+    Where there is none, the run starts from the beginning.
+
+    Raises:
+        ValueError: There are checkpoints, and none is readable.
+    """
+    choice: list[str | None] = [None, None]
+    if is_main_process():
+        try:
+            choice[0] = newest_readable(config.work_dir)
+        except ValueError as error:
+            choice[1] = str(error)
+    broadcast_object_list(choice)
+    found, fault = choice
+    if fault is not None:
+        raise ValueError(fault)
+    config.resume = found is not None
+    if found is None:
+        print_log(f"Nothing to resume in {config.work_dir}: starting fresh.", "current", logging.WARNING)
+    else:
+        config.load_from = found
 
 
 def _check_options(config: Config, options: Mapping[str, Any]) -> None:
