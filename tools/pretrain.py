@@ -15,6 +15,7 @@ The data hold train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/CLASS/IMAGE).
 import argparse
 from pathlib import Path
 
+from launch_options import add_launch_options, launch_options, say
 from readable_errors import readable_errors
 
 
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--resume", action="store_true", help="continue the newest checkpoint of the output folder")
     add("--eval-only", action="store_true", help="only evaluate weights=FILE (with --resume: the newest checkpoint)")
     add("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
+    add_launch_options(result)
     add("--traceback", action="store_true", help="show where in the program an error arose")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="settings in place of the config's")
     return result
@@ -36,28 +38,36 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Train or evaluate in this process."""
-    import torch
+    with readable_errors(args.traceback):
+        import torch
 
-    from ndpp_dense.pretrain.config_loading import load_config
-    from ndpp_dense.pretrain.processes import is_main, joined
-    from ndpp_dense.pretrain.run import evaluate_only, logged, train
+        from ndpp_dense.pretrain.config_loading import load_config
+        from ndpp_dense.pretrain.processes import is_main, own_device
+        from ndpp_dense.pretrain.run import evaluate_only, logged, scaled, train
 
-    config, path = load_config(args.config, args.overrides, name=args.name)
-    output = Path(args.output or Path("output") / path.stem)
-    with joined(args.device or ("cuda" if torch.cuda.is_available() else "cpu")) as device, logged(output):
-        torch.backends.cudnn.benchmark = True
-        command = evaluate_only if args.eval_only else train
-        command(config, args.data, output, device, resume=args.resume)
-        if is_main():
-            files = "evaluation.json" if args.eval_only else "results.json, summary.csv, curves.png, best.pth, last.pth"
-            print(f"{files} in {output}", flush=True)
+        config, path = load_config(args.config, args.overrides, name=args.name)
+        output = Path(args.output or Path("output") / path.stem)
+        with logged(output):
+            torch.backends.cudnn.benchmark = True
+            if args.auto_scale is not None:
+                config = scaled(config, args.auto_scale)
+            command = evaluate_only if args.eval_only else train
+            command(config, args.data, output, own_device(args.device), resume=args.resume)
+            if is_main():
+                train_files = "results.json, summary.csv, curves.png, best.pth, last.pth"
+                say(f"{'evaluation.json' if args.eval_only else train_files} in {output}")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse the command line and run."""
+    """Parse the command line and launch."""
     args = parser().parse_intermixed_args(argv)
     with readable_errors(args.traceback):
-        run(args)
+        import torch
+
+        from ndpp_dense.distributed import launch
+
+        args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        launch(run, launch_options(args, args.device), (args,), say=say)
 
 
 if __name__ == "__main__":

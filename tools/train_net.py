@@ -13,6 +13,7 @@ import argparse
 import logging
 import warnings
 
+from launch_options import add_launch_options, launch_options, say
 from readable_errors import readable_errors, shows_tracebacks
 
 # Detectron2's own, and harmless. Set here, so that spawned processes have them before they import it.
@@ -30,11 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add("--dataset", action="append", default=[], metavar="NAME=JSON:IMAGES", help="COCO-format set; repeatable")
     add("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
     add("--output", metavar="FOLDER", help="default: output/<config name>")
-    add("--num-gpus", type=int, default=1, help="processes on this machine (on CPU too)")
-    add("--num-machines", type=int, default=1, help="machines in the run")
-    add("--machine-rank", type=int, default=0, help="number of this machine, from 0")
-    add("--dist-url", default="auto", help="tcp://HOST:PORT of machine 0; auto on one machine")
-    add("--timeout", type=float, default=30, metavar="MINUTES", help="give up on processes that do not answer")
+    add_launch_options(result)
     add("--traceback", action="store_true", help="show where in the program an error arose")
     add("overrides", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration overrides")
     return result
@@ -49,7 +46,12 @@ def run(args: argparse.Namespace) -> None:
         from ndpp_dense.integrations.detectron2.run_config import build_config, prepare_run
 
         cfg, remarks = build_config(
-            args.config, datasets=args.dataset, device=args.device, output=args.output, overrides=args.overrides
+            args.config,
+            datasets=args.dataset,
+            device=args.device,
+            output=args.output,
+            overrides=args.overrides,
+            auto_scale=args.auto_scale,
         )
         prepare_run(cfg)
         _say(*remarks)
@@ -108,13 +110,10 @@ def main(argv: list[str] | None = None) -> None:
     with readable_errors(args.traceback):
         import torch
 
-        from ndpp_dense.integrations.detectron2.launch import LaunchOptions, launch
+        from ndpp_dense.integrations.detectron2.launch import launch
 
         args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        options = LaunchOptions(
-            args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, args.device, args.timeout
-        )
-        launch(run, options, (args,))
+        launch(run, launch_options(args, args.device), (args,), say=say)
 
 
 if __name__ == "__main__":

@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from timm.utils.distributed import init_distributed_device_so
 
 from ndpp_dense.ops.collectives import world_size
 
-__all__ = ["from_main", "gather", "is_main", "joined", "rank", "sum_numbers", "world_size"]
+__all__ = ["from_main", "gather", "is_main", "own_device", "rank", "sum_numbers", "world_size"]
 
 T = TypeVar("T")
 
 
-@contextmanager
-def joined(device: str) -> Iterator[torch.device]:
-    """Joins the processes that torchrun (or srun) has started; without one this process is alone.
-
-    Args:
-        device: ``"cpu"`` (processes talk through gloo) or ``"cuda"`` (through NCCL, a GPU each).
-
-    Yields:
-        This process's device.
+def own_device(kind: str) -> torch.device:
+    """The device of this process: ``"cpu"``, or with ``"cuda"`` the GPU that launching has chosen for it.
 
     Raises:
         ValueError: There is no GPU.
-        ConnectionError: The processes did not find each other.
     """
-    if device == "cuda" and not torch.cuda.is_available():
+    if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch finds no GPU. Use --device cpu.")
-    try:
-        place = init_distributed_device_so(device)
-    except dist.DistError as error:
-        raise ConnectionError(
-            f"the processes of this run did not find each other: {error}. Check that all were started, and the "
-            "address and port of the first machine (MASTER_ADDR, MASTER_PORT)."
-        ) from error
-    yield torch.device(place["device"])
-    # Only after success: where one process failed, waiting here for the others would hide its error.
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    return torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
 
 
 def rank() -> int:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.pretrain import checkpoint
 from ndpp_dense.pretrain.config import PretrainConfig
@@ -22,7 +25,7 @@ from ndpp_dense.pretrain.stream import ValidationShard, validation_batches
 from ndpp_dense.pretrain.trainer import Pretrainer
 from ndpp_dense.reports.results_file import write_results
 
-__all__ = ["evaluate_only", "logged", "train"]
+__all__ = ["evaluate_only", "logged", "scaled", "train"]
 
 _log = logging.getLogger(__name__)
 _FORMAT = "[%(asctime)s] %(message)s"
@@ -46,6 +49,27 @@ def logged(output: Path) -> Iterator[None]:
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+def scaled(config: PretrainConfig, meant_for: int) -> PretrainConfig:
+    """The settings with batch, learning rates and loader processes for the processes that there are, logged.
+
+    Args:
+        config: Settings.
+        meant_for: Processes that they are written for.
+
+    Raises:
+        ValueError: The batch does not split evenly over those.
+    """
+    scaling = Scaling(meant_for, world_size())
+    changes = {
+        "batch_size": scaling.batch(config.batch_size),
+        **{name: getattr(config, name) * scaling.factor for name in ("lr", "warmup_lr", "min_lr")},
+        "workers": loader_processes(config.workers, int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))),
+    }
+    shown = [f"{name} {getattr(config, name)} -> {value}" for name, value in changes.items()]
+    _log.info("%s: %s", scaling, ", ".join(shown))
+    return replace(config, **changes)
 
 
 def train(

@@ -13,6 +13,7 @@ from timm.utils.clip_grad import dispatch_clip_grad
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.pretrain.batch_augment import BatchAugment, loss_function
 from ndpp_dense.pretrain.config import PretrainConfig
@@ -64,6 +65,7 @@ class OptimizerStep:
         self.loss = loss_function(config)
         # float16 loses small gradients; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "float16")
+        self.stop_agreed = False  # whether any rank was asked to stop, known to all after a step
         self._parallel = _distributed(network, device)
         self._trained: Any = torch.compile(self._parallel) if config.compile else self._parallel
 
@@ -86,7 +88,8 @@ class OptimizerStep:
         before = get_rng_state()
         self.optimizer.zero_grad(set_to_none=True)
         own = self._accumulate(augmented)
-        loss = sum_numbers(own, device=augmented[0][0].device)[0] / world_size()
+        loss, asked = sum_numbers(own, stop_asked(), device=augmented[0][0].device)
+        loss, self.stop_agreed = loss / world_size(), asked > 0
         if not math.isfinite(loss):
             set_rng_state(before)
             raise FloatingPointError(self._describe(augmented, loss, number, good_checkpoint))

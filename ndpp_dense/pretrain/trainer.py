@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from timm.utils.random import random_seed
 
+from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
 from ndpp_dense.nonfinite import nonfinite_parameters
 from ndpp_dense.pretrain import checkpoint
 from ndpp_dense.pretrain.config import PretrainConfig
@@ -103,6 +104,7 @@ class Pretrainer:
 
         Raises:
             FloatingPointError: Training diverged; names the layer and the last good checkpoint.
+            StoppedEarly: The process got a signal to stop; everything is saved.
             ValueError: An image is unreadable; names the file.
         """
         config, state = self.config, self.state
@@ -115,8 +117,10 @@ class Pretrainer:
                 progress.step((state.done - 1) // state.steps_per_epoch + 1, state.epoch_loss, lr)
                 if state.done % state.steps_per_epoch == 0:
                     self._end_epoch(state.done // state.steps_per_epoch, lr)
-                elif config.save_every and state.done % config.save_every == 0:
+                elif (config.save_every and state.done % config.save_every == 0) or state.step.stop_agreed:
                     self._save_within_epoch()
+                if state.step.stop_agreed and state.done < self.total:
+                    self._stop()
         if is_main():
             state.record.write(self.output)
         return state.record.results()
@@ -151,6 +155,14 @@ class Pretrainer:
         self.state.stats.lend()
         self._save_last()
         self.state.stats.take_back()
+
+    def _stop(self) -> None:
+        message = (
+            f"stopped by a signal after step {self.state.done} of {self.total}: {self.output / checkpoint.LAST} is "
+            f"complete, --resume goes on from there. Exit code {EXIT_CODE}."
+        )
+        _log.warning("%s", message)
+        raise StoppedEarly(message)
 
     def _save_last(self) -> None:
         saved = {**self.state.state_dict(), "data": self._data_facts(), **self._facts()}  # every rank takes part

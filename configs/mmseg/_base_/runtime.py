@@ -27,6 +27,7 @@ custom_hooks = [
     dict(type="NDPPStatsHook", num_batches=20),
     dict(type="NDPPResumeHook"),
     dict(type="NDPPReportHook"),
+    dict(type="NDPPStopHook"),
 ]
 
 val_evaluator = dict(type="ClassIoUMetric", iou_metrics=["mIoU"])

@@ -16,9 +16,11 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
 from ndpp_dense.evaluation_stats import EvaluationStats
+from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 
-__all__ = ["BestHook", "FinishedEvalHook", "ProgressBar", "StatsHook"]
+__all__ = ["BestHook", "FinishedEvalHook", "ProgressBar", "StatsHook", "StopHook"]
 
 
 class FinishedEvalHook(EvalHook):
@@ -68,7 +70,8 @@ class StatsHook(HookBase):
     def after_step(self) -> None:
         """Prepare the statistics if this iteration is followed by an evaluation or a save."""
         done = self.trainer.iter + 1
-        if done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
+        stop = getattr(self.trainer, "stop_agreed", False)
+        if stop or done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
             self._lend()
 
     def before_step(self) -> None:
@@ -91,6 +94,40 @@ class StatsHook(HookBase):
     def _lend(self) -> None:
         with EventStorage(self.trainer.iter):  # Detectron2's training forward writes to the storage: leave no trace
             self._stats.lend()
+
+
+class StopHook(HookBase):
+    """End the run where a signal asked for it, with a checkpoint from which ``--resume`` goes on exactly.
+
+    The hook must stand behind all others.
+
+    Args:
+        checkpointer: saves, on all ranks together.
+        save_period: iterations between periodic checkpoints, which need not be saved twice.
+    """
+
+    def __init__(self, checkpointer: NDCheckpointer, save_period: int) -> None:
+        self._checkpointer = checkpointer
+        self._period = save_period
+
+    def after_step(self) -> None:
+        """Save and stop.
+
+        Raises:
+            StoppedEarly: a signal asked for it, on any rank.
+        """
+        done = self.trainer.iter + 1
+        if not self.trainer.stop_agreed or done == self.trainer.max_iter:  # pyright: ignore[reportAttributeAccessIssue]
+            return
+        if self._period <= 0 or done % self._period:
+            self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
+        message = (
+            f"stopped by a signal after iteration {done} of {self.trainer.max_iter}: "
+            f"{self._checkpointer.get_checkpoint_file()} is complete, --resume goes on from there. "
+            f"Exit code {EXIT_CODE}."
+        )
+        logging.getLogger(__name__).warning("%s", message)
+        raise StoppedEarly(message)
 
 
 class ProgressBar(HookBase):

@@ -25,16 +25,17 @@ _MAX_RETRIES = 100
 
 
 class PositionedBatchSampler(Sampler):
-    """Group an endless stream of indices into batches of ``(position, index)`` and start at any batch.
+    """Deal a stream of indices out to optimizer steps, their portions and the ranks; start at any portion.
 
-    A position counts samples over all ranks; it is what the sample's augmentation is seeded from.
+    The images of a step do not depend on the numbers of portions and ranks, so a run may go on with other numbers. A
+    position is a sample's place in the stream; it is what the sample's augmentation is seeded from.
 
     Args:
-        indices: an endless sampler of dataset indices, already split between the ranks, that yields the same
-            stream each time it is iterated.
-        batch_size: pairs per batch.
-        groups: for every dataset index its group; a batch holds one group only. None puts all in one.
-        skip: batches to leave out at the start. Replayed as integers: a million take about a second.
+        indices: an endless stream of dataset indices, equal on all ranks and whenever it is iterated.
+        step_size: images of an optimizer step over all portions and ranks; a multiple of their product.
+        portions: portions of a step.
+        groups: for every dataset index its group; a step holds one group only. None puts all in one.
+        skip: portions to leave out at the start. Replayed as integers: a million images take about a second.
         rank: this process.
         world_size: number of processes.
     """
@@ -42,30 +43,32 @@ class PositionedBatchSampler(Sampler):
     def __init__(
         self,
         indices: Iterable[int],
-        batch_size: int,
+        step_size: int,
         *,
+        portions: int = 1,
         groups: Sequence[int] | None = None,
         skip: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.indices = indices
-        self.batch_size = batch_size
+        self.step_size = step_size
         self.groups = groups
         self.skip = skip
-        self.rank = rank
-        self.world_size = world_size
+        self.size = step_size // (portions * world_size)
+        self.starts = [(portion * world_size + rank) * self.size for portion in range(portions)]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield batches without end."""
-        return islice(self._batches(), self.skip, None)
+        """Yield this rank's ``(position, index)`` pairs, a list a portion, without end."""
+        portions = (step[start : start + self.size] for step in self._steps() for start in self.starts)
+        return islice(portions, self.skip, None)
 
-    def _batches(self) -> Iterator[list[tuple[int, int]]]:
+    def _steps(self) -> Iterator[list[tuple[int, int]]]:
         waiting: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
-        for count, index in enumerate(self.indices):
+        for position, index in enumerate(self.indices):
             group = 0 if self.groups is None else self.groups[index]
-            waiting[group].append((count * self.world_size + self.rank, index))
-            if len(waiting[group]) == self.batch_size:
+            waiting[group].append((position, index))
+            if len(waiting[group]) == self.step_size:
                 yield waiting.pop(group)
 
 
@@ -123,7 +126,7 @@ class TrainData:
     def __init__(self, cfg: CfgNode, mapper: Callable[[dict], dict | None]) -> None:
         self.cfg = cfg
         self.mapper = mapper
-        self.batch_size = _images_per_portion(cfg)
+        _check_split(cfg)
         keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
         self.dicts: list[dict] = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
@@ -133,15 +136,15 @@ class TrainData:
         )
 
     def batches(self, seed: int, *, skip: int = 0, num_workers: int | None = None) -> Iterator[list[dict]]:
-        """Load batches without end.
+        """Load the portions of batches without end.
 
         Args:
             seed: decides order and augmentation. Equal on all ranks.
-            skip: batches to leave out at the start (a resumed run has used them).
+            skip: portions to leave out at the start (a resumed run has used them).
             num_workers: loader processes; None takes ``DATALOADER.NUM_WORKERS``.
 
         Yields:
-            This rank's next batch, a list of model inputs.
+            This rank's share of the next portion, a list of model inputs.
 
         Raises:
             OSError: if an image can't be read.
@@ -152,7 +155,8 @@ class TrainData:
             SeededDataset(self.dicts, self.mapper, seed),
             batch_sampler=PositionedBatchSampler(
                 self._indices(seed),
-                self.batch_size,
+                self.cfg.SOLVER.IMS_PER_BATCH,
+                portions=self.cfg.SOLVER.ACCUMULATION_STEPS,
                 groups=self._groups(),
                 skip=skip,
                 rank=comm.get_rank(),
@@ -173,12 +177,15 @@ class TrainData:
     def _indices(self, seed: int) -> Sampler:
         name = self.cfg.DATALOADER.SAMPLER_TRAIN
         if name == "TrainingSampler":
-            return TrainingSampler(len(self.dicts), seed=seed)
-        if name == "RepeatFactorTrainingSampler":
+            sampler: Any = TrainingSampler(len(self.dicts), seed=seed)
+        elif name == "RepeatFactorTrainingSampler":
             threshold = self.cfg.DATALOADER.REPEAT_THRESHOLD
             repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(self.dicts, threshold)
-            return RepeatFactorTrainingSampler(repeats, seed=seed)
-        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; the choices are {', '.join(_SAMPLERS)}.")
+            sampler = RepeatFactorTrainingSampler(repeats, seed=seed)
+        else:
+            raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; the choices are {', '.join(_SAMPLERS)}.")
+        sampler._rank, sampler._world_size = 0, 1  # the whole stream: PositionedBatchSampler deals it out
+        return sampler
 
     def _groups(self) -> list[int] | None:
         """Separate landscape from portrait images, whose common batch would be mostly padding."""
@@ -195,12 +202,11 @@ def _as_list(samples: list[Any]) -> list[Any]:
     return samples
 
 
-def _images_per_portion(cfg: CfgNode) -> int:
-    """Split the effective batch over ranks and accumulation steps."""
+def _check_split(cfg: CfgNode) -> None:
+    """Check that the batch splits over ranks and accumulation steps."""
     total, steps, world_size = cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.ACCUMULATION_STEPS, comm.get_world_size()
     if steps < 1 or total < 1 or total % (steps * world_size):
         raise ValueError(
             f"SOLVER.IMS_PER_BATCH={total} does not split evenly over {world_size} process(es) and "
             f"SOLVER.ACCUMULATION_STEPS={steps}: make it a multiple of {max(steps, 1) * world_size}."
         )
-    return total // (steps * world_size)

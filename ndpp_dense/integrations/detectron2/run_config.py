@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import DefaultTrainer
 from detectron2.utils import comm
 from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
@@ -19,6 +20,7 @@ from detectron2.utils.logger import setup_logger
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.config_files import find_config
 from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
+from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 
@@ -36,6 +38,7 @@ def build_config(
     device: str | None = None,
     output: str | None = None,
     overrides: Sequence[str] = (),
+    auto_scale: int | None = None,
 ) -> tuple[CfgNode, list[str]]:
     """Build the configuration of a run and register the data sets it needs.
 
@@ -45,6 +48,8 @@ def build_config(
         device: ``cuda`` or ``cpu``; None keeps the config's.
         output: folder of the run; None takes the config's, or ``output/<config name>`` where it sets none.
         overrides: keys and values in turn, applied last.
+        auto_scale: processes that the config is written for; batch, learning rate, schedule and loader processes are
+            scaled to those that there are. None leaves them.
 
     Returns:
         The frozen configuration, and remarks on what the data sets decided.
@@ -69,6 +74,9 @@ def build_config(
         cfg.OUTPUT_DIR = str(Path("output") / path.stem)
     _merge_overrides(cfg, overrides)
     check_available([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    if auto_scale is not None:
+        cfg, changes = _scaled(cfg, Scaling(auto_scale, comm.get_world_size()))
+        remarks += changes
     cfg.freeze()
     return cfg, remarks
 
@@ -125,6 +133,27 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str]) -> list[str]:
         cfg.INPUT.MASK_FORMAT = "bitmask"
         remarks.append("masks are RLE: INPUT.MASK_FORMAT is bitmask")
     return remarks
+
+
+_SCALED = ("SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.STEPS")
+_SCALED += ("TEST.EVAL_PERIOD", "SOLVER.CHECKPOINT_PERIOD", "DATALOADER.NUM_WORKERS")
+
+
+def _scaled(cfg: CfgNode, scaling: Scaling) -> tuple[CfgNode, list[str]]:
+    scaling.batch(cfg.SOLVER.IMS_PER_BATCH)  # raises where it does not split
+    before = {key: _value(cfg, key) for key in _SCALED}
+    cfg.SOLVER.REFERENCE_WORLD_SIZE = scaling.meant_for
+    cfg = DefaultTrainer.auto_scale_workers(cfg, scaling.world_size)
+    cfg.defrost()
+    cfg.DATALOADER.NUM_WORKERS = loader_processes(cfg.DATALOADER.NUM_WORKERS, comm.get_local_size())
+    changed = [f"  {key} {before[key]} -> {_value(cfg, key)}" for key in _SCALED if before[key] != _value(cfg, key)]
+    return cfg, [f"{scaling}:", *(changed or ["  nothing to change"])]
+
+
+def _value(node: Any, key: str) -> Any:
+    for part in key.split("."):
+        node = node[part]
+    return node
 
 
 def _common_categories(summaries: dict[str, CocoSummary]) -> tuple[str, ...]:

@@ -21,6 +21,9 @@ def add_trainer_config(cfg: CfgNode) -> None:
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Let DistributedDataParallel search for parameters that took no part in the loss. Costs a little time.
     cfg.SOLVER.FIND_UNUSED_PARAMETERS = False
+    # Take the means of box and mask losses over the regions of all processes, not of each: what one process with the
+    # whole batch would compute. Costs a small exchange in every step.
+    cfg.SOLVER.MEAN_OVER_ALL_REGIONS = False
     # How many of the periodic checkpoints stay on disk. The best and the final one always do.
     cfg.SOLVER.CHECKPOINT_KEEP = 2
     # Iterations between two records of losses and learning rate.

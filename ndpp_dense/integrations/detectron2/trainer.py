@@ -24,12 +24,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense import hold_stats
+from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
-from ndpp_dense.integrations.detectron2.hooks import BestHook, FinishedEvalHook, ProgressBar, StatsHook
+from ndpp_dense.integrations.detectron2.hooks import BestHook, FinishedEvalHook, ProgressBar, StatsHook, StopHook
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.nan_guard import divergence_message
+from ndpp_dense.integrations.detectron2.region_mean import RegionMean
 from ndpp_dense.integrations.detectron2.solver_config import AMP_DTYPES
 from ndpp_dense.nonfinite import first_nonfinite_layer
 from ndpp_dense.rng import get_rng_state, set_rng_state
@@ -64,7 +66,9 @@ class NDTrainer(TrainerBase):
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
         self.scaler = _grad_scaler(cfg)
         self.model = _distributed(cfg, self.net)
+        self.region_mean = RegionMean(self.net) if cfg.SOLVER.MEAN_OVER_ALL_REGIONS else None
         self.results: dict[str, Any] = {}
+        self.stop_agreed = False  # whether any rank was asked to stop, known to all after a step
         self._batches: Iterator[list[dict]] | None = None
         self.checkpointer = NDCheckpointer(
             self.net, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP, trainer=weakref.proxy(self)
@@ -90,6 +94,7 @@ class NDTrainer(TrainerBase):
         """
         if comm.is_main_process():
             self.register_hooks(self._build_recorders())
+        self.register_hooks([StopHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)])
         super().train(self.start_iter, self.max_iter)
         if comm.is_main_process():
             write_report(self.cfg, self.results)
@@ -104,7 +109,7 @@ class NDTrainer(TrainerBase):
             losses = self._accumulate_gradients(portions)
         except FloatingPointError as error:  # Detectron2 found non-finite proposals, maybe on this rank only
             raise self._divergence(str(error), portions, rng, alone=comm.get_world_size() > 1) from error
-        losses = _mean_over_ranks(losses)
+        losses, self.stop_agreed = _mean_over_ranks(losses)
         if not all(math.isfinite(value) for value in losses.values()):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
             raise self._divergence(f"the losses are {shown}", portions, rng, alone=False)
@@ -161,6 +166,8 @@ class NDTrainer(TrainerBase):
                 if index < len(portions) - 1 and isinstance(self.model, DistributedDataParallel):
                     stack.enter_context(self.model.no_sync())  # gradients are exchanged once a step
                 losses = self._forward(self.model, batch)
+                if self.region_mean is not None:
+                    losses = self.region_mean.weigh(losses)
                 self.scaler.scale(torch.stack(list(losses.values())).sum() / len(portions)).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach().float() / len(portions)
@@ -250,10 +257,15 @@ def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
     )
 
 
-def _mean_over_ranks(losses: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Average each loss over all ranks in one exchange; NaN and infinity anywhere show up everywhere."""
+def _mean_over_ranks(losses: dict[str, torch.Tensor]) -> tuple[dict[str, float], bool]:
+    """Average each loss over all ranks in one exchange; NaN and infinity anywhere show up everywhere.
+
+    Also says whether any rank was asked to stop.
+    """
     values = torch.stack(list(losses.values()))
+    values = torch.cat([values, values.new_tensor([float(stop_asked())])])
     if comm.get_world_size() > 1:
         dist.all_reduce(values)
         values /= comm.get_world_size()
-    return dict(zip(losses, values.tolist(), strict=True))
+    *means, asked = values.tolist()
+    return dict(zip(losses, means, strict=True)), asked > 0

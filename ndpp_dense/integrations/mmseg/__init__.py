@@ -14,6 +14,7 @@ from ndpp_dense.integrations.mmseg.nan_guard import NDPPNaNGuardHook  # noqa: E4
 from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, PoolingResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.pretrained import NDPPPretrainedInit  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
+from ndpp_dense.integrations.mmseg.stop import NDPPStopHook  # noqa: E402
 
 __all__ = [
     "CamVidDataset",
@@ -24,6 +25,7 @@ __all__ = [
     "NDPPReportHook",
     "NDPPResumeHook",
     "NDPPStatsHook",
+    "NDPPStopHook",
     "NDResNetV1c",
     "NoNorm",
     "PoolingResNet",

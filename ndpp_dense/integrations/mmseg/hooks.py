@@ -84,12 +84,12 @@ class NDPPStatsHook(Hook):
         self._held.close()
         settle_stats(plain_model(runner))  # before an EMAHook exchanges the buffers that are meant
         if save_is_due(runner, by_epoch=False):
-            self._lend(runner)
+            self.prepare_save(runner)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Prepares the statistics if a save follows."""
         if save_is_due(runner, by_epoch=True):
-            self._lend(runner)
+            self.prepare_save(runner)
 
     def before_val_epoch(self, runner: Any) -> None:
         """Prepares the statistics; an EMAHook has put the averaged weights into the model by now."""
@@ -112,7 +112,8 @@ class NDPPStatsHook(Hook):
             if self._stats is not None:
                 self._stats.load_state_dict({"own": self._resumed})
 
-    def _lend(self, runner: Any) -> None:
+    def prepare_save(self, runner: Any) -> None:
+        """Prepares the statistics for a save. All ranks must call it."""
         if self._stats is not None and not self._stats.lent:
             with _averaged_weights(runner):
                 self._stats.lend()
@@ -137,12 +138,16 @@ class NDPPResumeHook(Hook):
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Gathers the states if a save follows."""
         if save_is_due(runner, by_epoch=False):
-            self._states = all_gather_object(get_rng_state())
+            self.prepare_save(runner)
 
     def after_train_epoch(self, runner: Any) -> None:
         """Gathers the states if a save follows."""
         if save_is_due(runner, by_epoch=True):
-            self._states = all_gather_object(get_rng_state())
+            self.prepare_save(runner)
+
+    def prepare_save(self, runner: Any) -> None:
+        """Gathers the states. All ranks must call it."""
+        self._states = all_gather_object(get_rng_state())
 
     def before_val(self, runner: Any) -> None:
         """Remembers the states."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import find_latest_checkpoint
@@ -60,6 +61,9 @@ class NDPPNaNGuardHook(Hook):
             with runner.optim_wrapper.optim_context(runner.model):
                 model._run_forward(model.data_preprocessor(self._batch, True), mode="loss")  # type: ignore[operator]
 
-        layer = first_nonfinite_layer(model, repeat)
-        cause = f"the loss is {loss.item():.4g}" + (" on this rank" if runner.world_size > 1 else "")
+        # All ranks are here: tell the same story everywhere.
+        found = all_gather_object((first_nonfinite_layer(model, repeat), loss.item()))
+        rank = next(rank for rank, (_, value) in enumerate(found) if not math.isfinite(value))
+        layer, value = found[rank]
+        cause = f"the loss is {value:.4g}" + (f" on rank {rank}" if runner.world_size > 1 else "")
         return divergence_message(runner.iter, cause, layer, find_latest_checkpoint(runner.work_dir), ADVICE)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
-from mmengine.dist import infer_launcher
-from mmengine.runner import find_latest_checkpoint
+from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.logging import print_log
 
 from ndpp_dense.config_files import find_config
+from ndpp_dense.integrations.mmseg.checkpoint import newest_readable
 from ndpp_dense.integrations.mmseg.config import read_options
+from ndpp_dense.integrations.mmseg.processes import ranks_of
 
-__all__ = ["build_config", "prepare_processes"]
+__all__ = ["build_config", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _REMOTE = ("://",)
 
@@ -66,33 +67,13 @@ def build_config(
     return config
 
 
-def prepare_processes(config: Config) -> None:
-    """Starts the process group of a run on CPUs, through gloo; MMEngine starts those on GPUs itself.
-
-    Raises:
-        ValueError: No launcher's variables are set.
-    """
-    if config.launcher == "none" or torch.cuda.is_available() or dist.is_initialized():
-        return
-    if config.launcher == "pytorch" and infer_launcher() != "pytorch":
-        raise ValueError(
-            "--launcher pytorch: start the processes with torchrun --nproc-per-node N tools/train_seg.py ..."
-        )
-    if config.launcher != "pytorch":
-        raise ValueError(f"--launcher {config.launcher} needs GPUs; on CPUs use torchrun and --launcher pytorch.")
-    dist.init_process_group("gloo")
-    # By default MMEngine names a device, which DistributedDataParallel refuses for models on CPUs.
-    wrapper = {"type": "MMDistributedDataParallel", "device_ids": None, "broadcast_buffers": False}
-    config.model_wrapper_cfg = {**wrapper, "find_unused_parameters": config.get("find_unused_parameters", False)}
-
-
 def evaluated_checkpoint(config: Config) -> str:
     """The checkpoint to evaluate: ``load_from``, or with ``resume`` the newest in ``work_dir``.
 
     Raises:
         FileNotFoundError: There is none.
     """
-    found = find_latest_checkpoint(config.work_dir) if config.resume and os.path.isdir(config.work_dir) else None
+    found = newest_readable(config.work_dir) if config.resume else None
     found = found or config.get("load_from")
     if not found:
         raise FileNotFoundError(
@@ -100,6 +81,31 @@ def evaluated_checkpoint(config: Config) -> str:
             f"{config.work_dir}{'' if config.resume else ' (--resume is not given)'}."
         )
     return str(found)
+
+
+def choose_resumed(config: Config) -> None:
+    """Sets ``load_from`` and ``resume`` to the newest readable checkpoint of ``work_dir``, the same on all ranks.
+
+    Where there is none, the run starts from the beginning.
+
+    Raises:
+        ValueError: There are checkpoints, and none is readable.
+    """
+    choice: list[str | None] = [None, None]
+    if is_main_process():
+        try:
+            choice[0] = newest_readable(config.work_dir)
+        except ValueError as error:
+            choice[1] = str(error)
+    broadcast_object_list(choice)
+    found, fault = choice
+    if fault is not None:
+        raise ValueError(fault)
+    config.resume = found is not None
+    if found is None:
+        print_log(f"Nothing to resume in {config.work_dir}: starting fresh.", "current", logging.WARNING)
+    else:
+        config.load_from = found
 
 
 def _check_options(config: Config, options: Mapping[str, Any]) -> None:
@@ -125,18 +131,13 @@ def _check_options(config: Config, options: Mapping[str, Any]) -> None:
             break
 
 
-# Where launchers say how many processes there are.
-_WORLD_SIZE = {"pytorch": "WORLD_SIZE", "slurm": "SLURM_NTASKS", "mpi": "OMPI_COMM_WORLD_SIZE"}
-
-
 def _fit_momentum(config: Config) -> None:
     """Checks the ND++ settings and writes down the momentum for the batch size, unless they name one."""
     ndpp = dict(config.model.get("ndpp") or {})
     chosen, loader = read_options(ndpp).config, config.get("train_dataloader")
     if ndpp.get("momentum") is None and loader is not None:
-        ranks = int(os.environ.get(_WORLD_SIZE.get(config.launcher, ""), 1))
         portions = int(config.get("optim_wrapper", {}).get("accumulative_counts", 1))
-        fitted = chosen.for_batch(int(loader.batch_size) * ranks * portions)
+        fitted = chosen.for_batch(int(loader.batch_size) * ranks_of(config.launcher) * portions)
         if fitted != chosen:
             config.model.ndpp = {**ndpp, "momentum": fitted.momentum}
 

@@ -49,11 +49,29 @@ def test_groups_do_not_mix_and_nothing_is_lost():
     assert counts.min() >= 18
 
 
-def test_positions_are_global_over_the_ranks():
-    stream = [5, 3, 4, 1, 0, 2]
-    ranks = [PositionedBatchSampler(stream[rank::2], 3, rank=rank, world_size=2) for rank in (0, 1)]
-    positions = {position: index for sampler in ranks for batch in sampler for position, index in batch}
-    assert [positions[i] for i in range(6)] == stream
+@pytest.mark.parametrize("groups", [None, [0, 1, 1, 0, 1, 1, 1, 0, 0, 1]])
+@pytest.mark.parametrize(("world_size", "portions"), [(2, 1), (4, 1), (1, 4), (2, 2)])
+def test_any_number_of_ranks_and_portions_draws_the_same_steps(groups, world_size, portions):
+    def deal(**split):
+        return PositionedBatchSampler(TrainingSampler(10, seed=3), 8, groups=groups, **split)
+
+    ranks = [deal(rank=rank, world_size=world_size, portions=portions) for rank in range(world_size)]
+    drawn = [
+        pair for parts in zip(*(take(rank, 6 * portions) for rank in ranks), strict=True) for pair in sum(parts, [])
+    ]
+    assert drawn == sum(take(deal(), 6), [])
+    later = [deal(rank=rank, world_size=world_size, portions=portions, skip=3 * portions) for rank in range(world_size)]
+    assert [next(iter(rank)) for rank in later] == [take(rank, 3 * portions + 1)[-1] for rank in ranks]
+
+
+def test_the_configured_stream_does_not_depend_on_the_rank(data, monkeypatch):
+    alone = take(data("SOLVER.IMS_PER_BATCH", 4).batches(5), 3)
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+    parts = []
+    for rank in (0, 1):
+        monkeypatch.setattr("detectron2.utils.comm.get_rank", lambda rank=rank: rank)
+        parts.append(take(data("SOLVER.IMS_PER_BATCH", 4).batches(5), 3))
+    assert same([a + b for a, b in zip(*parts, strict=True)], alone)
 
 
 def test_workers_and_resuming_change_no_pixel(data):

@@ -1,0 +1,212 @@
+"""Start one process or many: torchrun, SLURM, spawned processes, or just this one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import ProcessExitedException, start_processes
+
+from ndpp_dense.distributed.failure import sharing_failures
+from ndpp_dense.distributed.join import join
+from ndpp_dense.distributed.place import Place, find_place
+from ndpp_dense.distributed.stopping import SIGNALS, StoppedEarly, watching_for_stop
+
+__all__ = ["LaunchOptions", "launch"]
+
+
+@dataclass(frozen=True)
+class LaunchOptions:
+    """How to start a run when no launcher (torchrun, srun) has started the processes already.
+
+    Args:
+        num_gpus: Processes on this machine; on CPU the same number of processes without GPUs.
+        num_machines: Machines that take part.
+        machine_rank: Number of this machine, from 0 to ``num_machines - 1``.
+        dist_url: Where the processes meet: ``tcp://HOST:PORT`` of machine 0, or ``auto`` on one machine.
+        device: ``cuda`` (processes talk through NCCL) or ``cpu`` (through gloo).
+        timeout: Minutes until a process that waits for the others gives up.
+    """
+
+    num_gpus: int = 1
+    num_machines: int = 1
+    machine_rank: int = 0
+    dist_url: str = "auto"
+    device: str = "cuda"
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Report every fault at once.
+
+        Raises:
+            ValueError: Any option is out of range, or two contradict one another.
+        """
+        faults = []
+        if self.num_gpus < 1 or self.num_machines < 1:
+            faults.append(f"--num-gpus {self.num_gpus} and --num-machines {self.num_machines} must be 1 or more")
+        if not 0 <= self.machine_rank < max(self.num_machines, 1):
+            faults.append(f"--machine-rank {self.machine_rank} must be in 0..{self.num_machines - 1}")
+        if self.num_machines > 1 and self.dist_url == "auto":
+            faults.append("several machines need --dist-url tcp://HOST:PORT with the address of machine 0")
+        if self.dist_url != "auto" and _address(self.dist_url) is None:
+            faults.append(f"--dist-url {self.dist_url} must be auto or tcp://HOST:PORT")
+        if self.timeout <= 0:
+            faults.append(f"--timeout {self.timeout} must be a positive number of minutes")
+        if faults:
+            raise ValueError("cannot launch: " + "; ".join(faults) + ".")
+
+
+def launch(
+    main: Callable[..., Any],
+    options: LaunchOptions,
+    args: tuple = (),
+    *,
+    joined: Callable[[list[int], int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Any:
+    """Run ``main(*args)`` in every process of the run, joined in one process group.
+
+    Processes that torchrun or srun started join each other through the environment variables these tools set;
+    otherwise ``options`` says how many processes to spawn here. With one process there is no process group. What is
+    passed on to spawned processes must be importable by name.
+
+    Args:
+        main: The function to run.
+        options: How to launch.
+        args: Positional arguments of ``main``.
+        joined: Called in every process once the group stands, with the number of each rank's machine and its own.
+        say: Called on rank 0 with what the first exchange found: backend, interfaces, machines.
+
+    Returns:
+        What ``main`` returned in this process; None where processes were spawned.
+
+    Raises:
+        ValueError: More GPUs are asked for than there are.
+        ConnectionError: The processes do not find each other within the timeout.
+        OtherRankError: Another rank failed; the message is its own.
+        SystemExit: With the exit code of the first spawned process that ended by ``sys.exit``.
+    """
+    place = find_place()
+    if place is not None:
+        return _run(place, main, options, args, joined, say)
+    _check_gpus(options.num_gpus, options.device)
+    if options.num_gpus * options.num_machines == 1:
+        with watching_for_stop():
+            return main(*args)
+    address = _address(options.dist_url) or ("127.0.0.1", _free_port())
+    try:
+        _spawn(options.num_gpus, (address, main, options, args, joined, say))
+    except ProcessExitedException as error:
+        # A process that called sys.exit has said why; anything else (a signal) still needs the traceback.
+        if error.signal_name is None:
+            sys.exit(error.exit_code)
+        raise
+    return None
+
+
+def _spawn(count: int, args: tuple) -> None:
+    """Starts processes, passes signals on to them, and waits for their end."""
+    context = start_processes(_spawned, args, nprocs=count, join=False, start_method="spawn")
+    if context is None:  # only where torch has joined them itself
+        return
+    before = {
+        number: signal.signal(number, lambda number, frame: [os.kill(pid, number) for pid in context.pids()])
+        for number in SIGNALS
+    }
+    try:
+        while not context.join():
+            pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _spawned(
+    local_rank: int, address: tuple[str, int], main: Callable, options: LaunchOptions, args: tuple, *calls: Any
+) -> None:
+    if options.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.num_gpus))
+    rank = options.machine_rank * options.num_gpus + local_rank
+    world_size = options.num_gpus * options.num_machines
+    # Where frameworks and messages look for them.
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
+    _run(Place(rank, world_size, local_rank, options.machine_rank, *address), main, options, args, *calls)
+
+
+def _run(place: Place, main: Callable, options: LaunchOptions, args: tuple, joined: Any, say: Any) -> Any:
+    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
+    cuda = torch.device(options.device).type == "cuda"
+    if cuda:
+        # A launcher may show each process its own GPU only.
+        index = 0 if torch.cuda.device_count() == 1 else place.local_rank
+        _check_gpus(index + 1, options.device)
+        torch.cuda.set_device(index)
+    if place.world_size == 1:
+        with watching_for_stop():
+            return main(*args)
+    backend = "nccl" if cuda else "gloo"
+    everyone, store = join(place, backend, options.timeout)
+    if say is not None and place.rank == 0:
+        say(_report(backend, options.timeout, everyone))
+    if joined is not None:
+        joined([said["node"] for said in everyone], place.node)
+    try:
+        serves = place.rank == 0 and not place.served
+        with watching_for_stop(), sharing_failures(store, place.rank, place.world_size, serves):
+            result = main(*args)
+    except StoppedEarly:  # all ranks together
+        dist.destroy_process_group()
+        raise
+    # Only after success: where one process failed, waiting here for the others would hide its error.
+    dist.destroy_process_group()
+    return result
+
+
+def _report(backend: str, timeout: float, everyone: list[dict[str, Any]]) -> str:
+    """Backend and world size, then a line a machine."""
+    slowest = 1000 * max(said["seconds"] for said in everyone)
+    lines = [
+        f"{len(everyone)} processes on {len({said['node'] for said in everyone})} machine(s) through {backend}, "
+        f"timeout {timeout:g} min, first exchange {slowest:.1f} ms"
+    ]
+    for node in sorted({said["node"] for said in everyone}):
+        ranks = [rank for rank, said in enumerate(everyone) if said["node"] == node]
+        first = everyone[ranks[0]]
+        lines.append(
+            f"  machine {node}: {first['host']}, {first['address']}, interface {first['interface']}, "
+            f"ranks {ranks[0]}-{ranks[-1]}, {first['device']}"
+        )
+    return "\n".join(lines)
+
+
+def _address(url: str) -> tuple[str, int] | None:
+    try:
+        parts = urlsplit(url)
+        return (parts.hostname, parts.port) if parts.scheme == "tcp" and parts.hostname and parts.port else None
+    except ValueError:  # a port that is none
+        return None
+
+
+def _check_gpus(needed: int, device: str) -> None:
+    if torch.device(device).type != "cuda":
+        return
+    found = torch.cuda.device_count()
+    if found < needed:
+        raise ValueError(
+            f"{needed} GPU(s) needed on {socket.gethostname()}, {found} found. "
+            f"Ask for at most {found} with --num-gpus, or run without GPUs by --device cpu."
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,57 @@
+"""Ending a run when a scheduler asks for it: at the next step, with a checkpoint, on all ranks together."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["EXIT_CODE", "StoppedEarly", "stop_asked", "watching_for_stop"]
+
+EXIT_CODE = 75  # "try again later" in sysexits.h: what a batch script requeues on
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of scancel, preemption and torchrun; of sbatch --signal=USR1@120
+_asked = threading.Event()
+
+
+class StoppedEarly(SystemExit):
+    """The run was asked to stop and has saved everything; ends the process with :data:`EXIT_CODE`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(EXIT_CODE)
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def stop_asked() -> bool:
+    """Whether this process got the signal. Ranks must agree before they act on it."""
+    return _asked.is_set()
+
+
+@contextmanager
+def watching_for_stop() -> Iterator[None]:
+    """Inside the block :data:`SIGNALS` set what :func:`stop_asked` returns instead of ending the process.
+
+    A second signal ends it, as if there were no block. Only the main thread can watch; in others nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _asked.clear()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        _asked.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in SIGNALS:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        _asked.clear()

@@ -1,0 +1,125 @@
+"""One training as several numbers of processes and images a process: the losses are the same.
+
+Conditions, of which the workers take care: no random numbers that depend on the rank (sampled regions, dropout); equal
+image sizes after padding; losses that are means over what all ranks have (``SOLVER.MEAN_OVER_ALL_REGIONS``).
+ResNet and DeepLabv3 run in float64, in which rounding does not grow to the figure that is compared.
+"""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+WORKERS = {
+    "pretrain": ("timm", 1e-6),  # the loss itself is taken in float32
+    "mask_rcnn": ("detectron2", 1e-5),
+    "deeplabv3": ("mmseg", 1e-9),
+}
+NETWORKS = [pytest.param(name, marks=[] if package == "timm" else getattr(pytest.mark, package))
+            for name, (package, _) in WORKERS.items()]  # fmt: skip
+
+
+def start(worker, folder, *words, before=(), **settings):
+    if importlib.util.find_spec(WORKERS[worker][0]) is None:
+        pytest.skip(f"{WORKERS[worker][0]} is not installed")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)}
+    environment |= {f"NDPP_TEST_{name}": str(value) for name, value in settings.items()}
+    interface = environment.pop("NDPP_TEST_INTERFACE", None)
+    environment |= {"GLOO_SOCKET_IFNAME": interface} if interface else {}
+    folder.mkdir(exist_ok=True)
+    command = [*before, sys.executable, str(HERE / f"{worker}_worker.py"), str(folder), *map(str, words)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=1200)
+    assert process.returncode == 0, output[-3000:]
+
+
+def same_losses(folder, worker, worlds, steps):
+    one, *others = (torch.load(folder / f"{world}.pt") for world in worlds)
+    assert len(one["losses"]) == steps
+    assert len(set(one["losses"])) == steps
+    for other in others:
+        assert other["losses"] == pytest.approx(one["losses"], rel=WORKERS[worker][1])
+    return others[-1]
+
+
+@pytest.mark.parametrize("worker", NETWORKS)
+def test_two_processes_are_one(worker, tmp_path):
+    finish(start(worker, tmp_path, "1,2", STEPS=3))
+    same_losses(tmp_path, worker, [1, 2], 3)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("worker", NETWORKS)
+def test_twenty_steps_of_one_two_four_and_eight_processes(worker, tmp_path):
+    finish(start(worker, tmp_path, "1,2,4,8", STEPS=20))
+    last = same_losses(tmp_path, worker, [1, 2, 4, 8], 20)
+    assert worker != "mask_rcnn" or last["empty"] > 0  # ranks without ground truth
+
+
+@pytest.mark.slow
+@pytest.mark.detectron2
+def test_means_of_single_ranks_would_differ(tmp_path):
+    """Detectron2's own way, and that the comparison sees it."""
+    finish(start("mask_rcnn", tmp_path, "1,4", STEPS=2, MEAN="False"))
+    with pytest.raises(AssertionError):
+        same_losses(tmp_path, "mask_rcnn", [1, 4], 2)
+
+
+@contextmanager
+def two_hosts():
+    """Two network namespaces with addresses of their own on one link; names them."""
+    tag = uuid.uuid4().hex[:6]
+    names, links = [f"ndpp{tag}{end}" for end in "ab"], [f"v{tag}{end}" for end in "ab"]
+
+    def ip(*words):
+        result = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+        if result.returncode:
+            raise OSError(f"ip {' '.join(words)}: {result.stderr.strip()}")
+
+    def connect():
+        for name in names:
+            ip("netns", "add", name)
+        ip("link", "add", links[0], "type", "veth", "peer", "name", links[1])
+        for index, (name, link) in enumerate(zip(names, links, strict=True), 1):
+            ip("link", "set", link, "netns", name)
+            ip("-n", name, "addr", "add", f"10.199.77.{index}/24", "dev", link)
+            ip("-n", name, "link", "set", link, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+
+    try:
+        try:
+            connect()
+        except OSError as error:
+            pytest.skip(f"no network namespaces here: {error}")
+        yield list(zip(names, links, strict=True))
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("worker", NETWORKS)
+def test_two_hosts_of_two_processes_are_one(worker, tmp_path):
+    with two_hosts() as hosts:
+        finish(start(worker, tmp_path, "1", STEPS=20))
+        ends = [
+            start(worker, tmp_path, 4, first, 2, "tcp://10.199.77.1:29555", STEPS=20, INTERFACE=link,
+                  before=["ip", "netns", "exec", name])
+            for first, (name, link) in zip((0, 2), hosts, strict=True)
+        ]  # fmt: skip
+        for end in ends:
+            finish(end)
+    same_losses(tmp_path, worker, [1, 4], 20)
