@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ndpp_dense.distributed.equal_buffers import warn_if_unequal
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.rng import isolated_rng
 from ndpp_dense.statistics import synchronize_stats, update_stats
@@ -52,6 +53,7 @@ class EvaluationStats:
         """Prepares the statistics for evaluation, if they are not so already. Every rank must call it."""
         if self.lent:
             return
+        warn_if_unequal(self._model)
         self._own = {name: buffer.clone() for name, buffer in self._buffers()}
         if any(layer.config.follows_single_batches for _, layer in nd_layers(self._model)):
             with isolated_rng(STATS_SEED, cuda=True):
