@@ -20,7 +20,7 @@ def network():
 
 
 def gradients(rank, dtype):
-    model = DistributedDataParallel(network(), broadcast_buffers=False)
+    model = DistributedDataParallel(network())
     compress_gradients(model, dtype)
     model(torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(rank))).square().mean().backward()
     return {name: p.grad for name, p in model.module.named_parameters()}
