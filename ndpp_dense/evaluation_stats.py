@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ndpp_dense.distributed.equal_buffers import warn_if_unequal
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.steps import settle_stats
 from ndpp_dense.rng import isolated_rng
@@ -54,6 +55,7 @@ class EvaluationStats:
         if self.lent:
             return
         settle_stats(self._model)
+        warn_if_unequal(self._model)
         self._own = {name: buffer.clone() for name, buffer in self._buffers()}
         if any(layer.config.follows_single_batches for _, layer in nd_layers(self._model)):
             with isolated_rng(STATS_SEED, cuda=True):

@@ -13,6 +13,7 @@ The data hold train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/CLASS/IMAGE).
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from launch_options import add_launch_options, launch_options, say
@@ -38,24 +39,23 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Train or evaluate in this process."""
-    with readable_errors(args.traceback):
-        import torch
+    import torch
 
-        from ndpp_dense.pretrain.config_loading import load_config
-        from ndpp_dense.pretrain.processes import is_main, own_device
-        from ndpp_dense.pretrain.run import evaluate_only, logged, scaled, train
+    from ndpp_dense.pretrain.config_loading import load_config
+    from ndpp_dense.pretrain.processes import is_main, own_device
+    from ndpp_dense.pretrain.run import evaluate_only, logged, scaled, train
 
-        config, path = load_config(args.config, args.overrides, name=args.name)
-        output = Path(args.output or Path("output") / path.stem)
-        with logged(output):
-            torch.backends.cudnn.benchmark = True
-            if args.auto_scale is not None:
-                config = scaled(config, args.auto_scale)
-            command = evaluate_only if args.eval_only else train
-            command(config, args.data, output, own_device(args.device), resume=args.resume)
-            if is_main():
-                train_files = "results.json, summary.csv, curves.png, best.pth, last.pth"
-                say(f"{'evaluation.json' if args.eval_only else train_files} in {output}")
+    config, path = load_config(args.config, args.overrides, name=args.name)
+    output = Path(args.output or Path("output") / path.stem)
+    with logged(output):
+        torch.backends.cudnn.benchmark = True
+        if args.auto_scale is not None:
+            config = scaled(config, args.auto_scale)
+        command = evaluate_only if args.eval_only else train
+        command(config, args.data, output, own_device(args.device), resume=args.resume)
+        if is_main():
+            train_files = "results.json, summary.csv, curves.png, best.pth, last.pth"
+            say(f"{'evaluation.json' if args.eval_only else train_files} in {output}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,7 +67,8 @@ def main(argv: list[str] | None = None) -> None:
         from ndpp_dense.distributed import launch
 
         args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        launch(run, launch_options(args, args.device), (args,), say=say)
+        guard = partial(readable_errors, args.traceback)
+        launch(run, launch_options(args, args.device), (args,), say=say, guard=guard)
 
 
 if __name__ == "__main__":

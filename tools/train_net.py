@@ -12,6 +12,7 @@ Examples::
 import argparse
 import logging
 import warnings
+from functools import partial
 
 from launch_options import add_launch_options, launch_options, say
 from readable_errors import readable_errors, shows_tracebacks
@@ -42,23 +43,22 @@ def run(args: argparse.Namespace) -> None:
     # Detectron2 logs a traceback itself before the error arrives here.
     if not shows_tracebacks(args.traceback):
         logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
-    with readable_errors(args.traceback):
-        from ndpp_dense.integrations.detectron2.run_config import build_config, prepare_run
+    from ndpp_dense.integrations.detectron2.run_config import build_config, prepare_run
 
-        cfg, remarks = build_config(
-            args.config,
-            datasets=args.dataset,
-            device=args.device,
-            output=args.output,
-            overrides=args.overrides,
-            auto_scale=args.auto_scale,
-        )
-        prepare_run(cfg)
-        _say(*remarks)
-        if args.eval_only:
-            _evaluate(cfg, args.resume)
-        else:
-            _train(cfg, args.resume)
+    cfg, remarks = build_config(
+        args.config,
+        datasets=args.dataset,
+        device=args.device,
+        output=args.output,
+        overrides=args.overrides,
+        auto_scale=args.auto_scale,
+    )
+    prepare_run(cfg)
+    _say(*remarks)
+    if args.eval_only:
+        _evaluate(cfg, args.resume)
+    else:
+        _train(cfg, args.resume)
 
 
 def _train(cfg, resume: bool) -> None:
@@ -113,7 +113,8 @@ def main(argv: list[str] | None = None) -> None:
         from ndpp_dense.integrations.detectron2.launch import launch
 
         args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        launch(run, launch_options(args, args.device), (args,), say=say)
+        guard = partial(readable_errors, args.traceback)
+        launch(run, launch_options(args, args.device), (args,), say=say, guard=guard)
 
 
 if __name__ == "__main__":

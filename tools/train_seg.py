@@ -12,6 +12,7 @@ Examples::
 import argparse
 import os
 import warnings
+from functools import partial
 
 from launch_options import add_launch_options, launch_options, say
 from readable_errors import readable_errors
@@ -45,11 +46,6 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Train or evaluate in this process."""
     _ignore_old_warnings()  # in spawned processes too
-    with readable_errors(args.traceback):
-        _run(args)
-
-
-def _run(args: argparse.Namespace) -> None:
     import torch.distributed as dist
     from mmengine.runner import Runner
 
@@ -105,7 +101,8 @@ def main(argv: list[str] | None = None) -> None:
             run(args)
             return
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        launch(run, launch_options(args, device), (args,), say=say)
+        guard = partial(readable_errors, args.traceback)
+        launch(run, launch_options(args, device), (args,), say=say, guard=guard)
 
 
 if __name__ == "__main__":

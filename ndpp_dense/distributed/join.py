@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections import defaultdict
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from ndpp_dense.distributed.place import Place
 __all__ = ["join"]
 
 _SHOWN = 8  # ranks named one by one in a message
+_ABSENT = "absent"
+_PATIENCE = datetime.timedelta(seconds=10)  # for the others to read who is missing
 
 
 def join(place: Place, backend: str, timeout: float) -> tuple[list[dict[str, Any]], dist.Store]:
@@ -71,12 +74,22 @@ def _meet(place: Place, limit: datetime.timedelta) -> dist.Store:
 
 
 def _wait_for_all(store: dist.Store, place: Place, limit: datetime.timedelta) -> None:
+    """Waits for every rank. The first whose patience ends marks those that are missing, and all end together."""
     keys = [f"here/{rank}" for rank in range(place.world_size)]
     try:
         store.wait(keys, limit)
-    except (RuntimeError, dist.DistError) as error:
-        there = {rank: json.loads(store.get(key)) for rank, key in enumerate(keys) if store.check([key])}
-        raise ConnectionError(_absent(place, there, limit)) from error
+    except (RuntimeError, dist.DistError):
+        for key in keys:
+            store.compare_set(key, "", _ABSENT)
+    told = {rank: store.get(key).decode() for rank, key in enumerate(keys)}
+    there = {rank: json.loads(text) for rank, text in told.items() if text != _ABSENT}
+    if len(there) == place.world_size:
+        return
+    store.set(f"read/{place.rank}", "")
+    if place.rank == 0:  # which keeps the store
+        with suppress(RuntimeError, dist.DistError):
+            store.wait([f"read/{rank}" for rank in there], _PATIENCE)
+    raise ConnectionError(_absent(place, there, limit))
 
 
 def _absent(place: Place, there: dict[int, dict[str, Any]], limit: datetime.timedelta) -> str:

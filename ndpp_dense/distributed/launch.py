@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -71,6 +72,7 @@ def launch(
     *,
     joined: Callable[[list[int], int], None] | None = None,
     say: Callable[[str], None] | None = None,
+    guard: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Any:
     """Run ``main(*args)`` in every process of the run, joined in one process group.
 
@@ -84,6 +86,7 @@ def launch(
         args: Positional arguments of ``main``.
         joined: Called in every process once the group stands, with the number of each rank's machine and its own.
         say: Called on rank 0 with what the first exchange found: backend, interfaces, machines.
+        guard: Context in which spawned processes run, for their errors; that of the caller does not reach there.
 
     Returns:
         What ``main`` returned in this process; None where processes were spawned.
@@ -103,7 +106,7 @@ def launch(
             return main(*args)
     address = _address(options.dist_url) or ("127.0.0.1", _free_port())
     try:
-        _spawn(options.num_gpus, (address, main, options, args, joined, say))
+        _spawn(options.num_gpus, (guard, address, main, options, args, joined, say))
     except ProcessExitedException as error:
         # A process that called sys.exit has said why; anything else (a signal) still needs the traceback.
         if error.signal_name is None:
@@ -130,7 +133,7 @@ def _spawn(count: int, args: tuple) -> None:
 
 
 def _spawned(
-    local_rank: int, address: tuple[str, int], main: Callable, options: LaunchOptions, args: tuple, *calls: Any
+    local_rank: int, guard: Callable, address: tuple[str, int], main: Callable, options: LaunchOptions, *rest: Any
 ) -> None:
     if options.device == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.num_gpus))
@@ -138,7 +141,8 @@ def _spawned(
     world_size = options.num_gpus * options.num_machines
     # Where frameworks and messages look for them.
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(local_rank))
-    _run(Place(rank, world_size, local_rank, options.machine_rank, *address), main, options, args, *calls)
+    with guard():
+        _run(Place(rank, world_size, local_rank, options.machine_rank, *address), main, options, *rest)
 
 
 def _run(place: Place, main: Callable, options: LaunchOptions, args: tuple, joined: Any, say: Any) -> Any:

@@ -35,7 +35,8 @@ def stop_asked() -> bool:
 def watching_for_stop() -> Iterator[None]:
     """Inside the block :data:`SIGNALS` set what :func:`stop_asked` returns instead of ending the process.
 
-    A second signal ends it, as if there were no block. Only the main thread can watch; in others nothing changes.
+    More of them change nothing: a scheduler signals every process, and torchrun passes its own on besides. Only the
+    main thread can watch; in others nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -45,7 +46,6 @@ def watching_for_stop() -> Iterator[None]:
 
     def ask(number: int, frame: FrameType | None) -> None:
         _asked.set()
-        signal.signal(number, signal.SIG_DFL)
 
     for number in SIGNALS:
         signal.signal(number, ask)

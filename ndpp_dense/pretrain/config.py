@@ -11,6 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]
 
+from ndpp_dense.distributed.compression import check_compression
 from ndpp_dense.options import read_options
 
 __all__ = ["AMP_DTYPES", "TASK", "PretrainConfig", "field_types"]
@@ -68,6 +69,7 @@ class PretrainConfig:
         decay_rate: Factor of a step.
         clip_grad: Largest norm of the gradient; 0 for no limit.
         ema_decay: Decay of averaged weights, which are then evaluated beside training; 0 for none. Builds up at first.
+        grad_compression: ``"bfloat16"`` halves the bytes of gradients between ranks; empty for full precision.
         amp: Mixed precision in ``"bfloat16"`` or ``"float16"`` (with loss scaling); empty for full precision.
         channels_last: Memory format of images and weights.
         compile: Whether ``torch.compile`` prepares the training step.
@@ -111,6 +113,7 @@ class PretrainConfig:
     decay_rate: float = 0.1
     clip_grad: float = 0.0
     ema_decay: float = 0.0
+    grad_compression: str = ""
     amp: str = ""
     channels_last: bool = False
     compile: bool = False
@@ -188,6 +191,10 @@ def _contradictions(config: PretrainConfig) -> Iterator[str]:
         yield f"warmup_epochs = {config.warmup_epochs} leaves nothing of epochs = {config.epochs}"
     if config.optimizer in ("sgd", "nesterov") and config.momentum == 0:
         yield f"optimizer = {config.optimizer!r} has Nesterov momentum, but momentum = 0: use optimizer 'momentum'"
+    try:
+        check_compression(config.grad_compression)
+    except ValueError as error:
+        yield str(error)
     if config.ndpp is not None:
         try:
             read_options(config.ndpp, TASK)

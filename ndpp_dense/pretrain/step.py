@@ -13,6 +13,7 @@ from timm.utils.clip_grad import dispatch_clip_grad
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ndpp_dense.distributed.compression import compress_gradients
 from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.pretrain.batch_augment import BatchAugment, loss_function
@@ -66,7 +67,7 @@ class OptimizerStep:
         # float16 loses small gradients; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "float16")
         self.stop_agreed = False  # whether any rank was asked to stop, known to all after a step
-        self._parallel = _distributed(network, device)
+        self._parallel = _distributed(network, device, config.grad_compression)
         self._trained: Any = torch.compile(self._parallel) if config.compile else self._parallel
 
     def __call__(self, portions: Sequence[Batch], number: int, good_checkpoint: str | None = None) -> float:
@@ -126,7 +127,7 @@ class OptimizerStep:
         return divergence_message(number, f"the loss is {loss:.4g}", layer, good_checkpoint, _ADVICE)
 
 
-def _distributed(network: nn.Module, device: torch.device) -> nn.Module:
+def _distributed(network: nn.Module, device: torch.device, compression: str) -> nn.Module:
     if world_size() == 1:
         return network
     # ND++ and synchronised norms keep their buffers equal themselves. Newer releases of torch have another name for it.
@@ -135,4 +136,6 @@ def _distributed(network: nn.Module, device: torch.device) -> nn.Module:
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
     }
     options["device_ids"] = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(network, **options)
+    parallel = DistributedDataParallel(network, **options)
+    compress_gradients(parallel, compression)
+    return parallel

@@ -3,6 +3,7 @@
 import pytest
 
 from ndpp_dense.pretrain.config import PretrainConfig
+from ndpp_dense.pretrain.run import scaled
 
 
 def test_the_defaults_are_sound():
@@ -45,3 +46,14 @@ def test_each_fault_is_seen(settings, part):
     with pytest.raises(ValueError, match="faults") as error:
         PretrainConfig(**settings)
     assert part in str(error.value)
+
+
+def test_gradients_in_float16_are_refused(tiny):
+    with pytest.raises(ValueError, match="gradient compression in float16: sums over ranks overflow"):
+        tiny(grad_compression="float16")
+    assert tiny(grad_compression="bfloat16").grad_compression == "bfloat16"
+
+
+def test_settings_for_other_numbers_of_processes(tiny):
+    config = scaled(tiny(batch_size=16, lr=0.4, workers=0), 4)
+    assert (config.batch_size, config.lr, config.workers) == (4, 0.1, 0)

@@ -17,6 +17,7 @@ from ndpp_dense.pretrain.config import PretrainConfig  # noqa: E402
 from ndpp_dense.pretrain.images import open_images  # noqa: E402
 
 STEPS = int(os.environ.get("NDPP_TEST_STEPS", "20"))
+SHARED = os.environ.get("NDPP_TEST_SHARED") == "1"  # the numbers of processes take turns at one run, half of it each
 PORTIONS = int(os.environ.get("NDPP_TEST_PORTIONS", "1"))
 SPEC = importlib.util.spec_from_file_location("tiny", Path(__file__).parents[1] / "pretrain" / "conftest.py")
 tiny = importlib.util.module_from_spec(SPEC)
@@ -33,10 +34,14 @@ build_network, training.build_network = training.build_network, double
 
 
 def train(folder):
-    changed = {"erasing": 0.0, "log_every": 1, "epochs": 10, "eval_every": 100, "accumulation": PORTIONS}
+    changed = {"log_every": 1, "epochs": 10, "eval_every": 100, "accumulation": PORTIONS}
+    if SHARED:
+        folder, changed["save_every"] = folder.parent / "shared", STEPS // 2
     config = PretrainConfig(**{**tiny.SETTINGS, **changed})
     run = training.Pretrainer(config, *open_images(folder.parent / "images"), torch.device("cpu"), folder)
     run.total = STEPS
+    if SHARED and not run.resume():
+        run.total = STEPS // 2
     run.train()
     return {"losses": [loss for _, loss, _ in run.state.record.losses]}
 

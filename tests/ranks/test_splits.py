@@ -69,6 +69,24 @@ def test_twenty_steps_of_one_two_four_and_eight_processes(worker, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_portions_split_among_processes_as_images_do(tmp_path):
+    """Two portions a step, of which the first moves the statistics, on one, two and four processes."""
+    finish(start("pretrain", tmp_path, "1,2,4", STEPS=10, PORTIONS=2))
+    same_losses(tmp_path, "pretrain", [1, 2, 4], 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_run_goes_on_with_half_of_the_processes(tmp_path):
+    """From four to two: the same images in every step, and the same losses."""
+    finish(start("pretrain", tmp_path, "1", STEPS=20))
+    finish(start("pretrain", tmp_path, "4,2", STEPS=20, SHARED=1))
+    assert len(torch.load(tmp_path / "4.pt")["losses"]) == 10
+    same_losses(tmp_path, "pretrain", [1, 2], 20)
+
+
+@pytest.mark.slow
 @pytest.mark.detectron2
 def test_means_of_single_ranks_would_differ(tmp_path):
     """Detectron2's own way, and that the comparison sees it."""

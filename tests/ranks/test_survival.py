@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+pytestmark = pytest.mark.timeout(1800)
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 STEPS = 9  # three epochs of three steps
@@ -55,7 +56,7 @@ def start(words):
     return run
 
 
-def finish(process, timeout=400):
+def finish(process, timeout=1000):
     try:
         return process.communicate(timeout=timeout)[0]
     finally:

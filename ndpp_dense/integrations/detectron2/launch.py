@@ -14,11 +14,9 @@ from ndpp_dense.distributed import LaunchOptions
 __all__ = ["LaunchOptions", "launch"]
 
 
-def launch(
-    main: Callable[..., Any], options: LaunchOptions, args: tuple = (), say: Callable[[str], None] | None = None
-) -> Any:
+def launch(main: Callable[..., Any], options: LaunchOptions, args: tuple = (), **calls: Any) -> Any:
     """:func:`ndpp_dense.distributed.launch` with Detectron2's groups of ranks on a machine."""
-    result = distributed.launch(main, options, args, joined=_group_machines, say=say)
+    result = distributed.launch(main, options, args, joined=_group_machines, **calls)
     comm._LOCAL_PROCESS_GROUP = None
     return result
 

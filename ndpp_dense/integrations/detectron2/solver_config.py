@@ -24,6 +24,8 @@ def add_trainer_config(cfg: CfgNode) -> None:
     # Take the means of box and mask losses over the regions of all processes, not of each: what one process with the
     # whole batch would compute. Costs a small exchange in every step.
     cfg.SOLVER.MEAN_OVER_ALL_REGIONS = False
+    # "bfloat16" halves the bytes of gradients between processes; empty for full precision.
+    cfg.SOLVER.GRAD_COMPRESSION = ""
     # How many of the periodic checkpoints stay on disk. The best and the final one always do.
     cfg.SOLVER.CHECKPOINT_KEEP = 2
     # Iterations between two records of losses and learning rate.

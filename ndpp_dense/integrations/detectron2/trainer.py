@@ -24,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense import hold_stats
+from ndpp_dense.distributed.compression import check_compression, compress_gradients
 from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
@@ -246,15 +247,18 @@ def _grad_scaler(cfg: CfgNode) -> torch.amp.GradScaler:
 
 
 def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    check_compression(cfg.SOLVER.GRAD_COMPRESSION)
     if comm.get_world_size() == 1:
         return model
     cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-    return DistributedDataParallel(
+    parallel = DistributedDataParallel(
         model,
         device_ids=[torch.cuda.current_device()] if cuda else None,
         broadcast_buffers=False,  # ND++ and synchronised normalisation keep their buffers equal themselves
         find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
     )
+    compress_gradients(parallel, cfg.SOLVER.GRAD_COMPRESSION)
+    return parallel
 
 
 def _mean_over_ranks(losses: dict[str, torch.Tensor]) -> tuple[dict[str, float], bool]:

@@ -1,0 +1,76 @@
+"""Asked to stop, a run saves; damaged checkpoints give way to older ones; a config fits other numbers of ranks."""
+
+import os
+import signal
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ndpp_dense.distributed.stopping import StoppedEarly, watching_for_stop
+from ndpp_dense.integrations.mmseg.checkpoint import newest_readable
+from ndpp_dense.integrations.mmseg.processes import auto_scale
+from ndpp_dense.integrations.mmseg.run_config import choose_resumed
+
+pytestmark = pytest.mark.mmseg
+LENGTH = {"train_cfg": {"max_iters": 5, "val_interval": 9}, "default_hooks__checkpoint__interval": 2}
+
+
+class Scheduler(Hook):
+    """Sends the signal in the third iteration."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_stopped_run_resumes_to_the_same_bits(run_config, same_weights, tmp_path):
+    Runner.from_cfg(run_config("whole", **LENGTH)).train()
+    runner = Runner.from_cfg(run_config("run", **LENGTH))
+    runner.register_hook(Scheduler())
+    with watching_for_stop(), pytest.raises(StoppedEarly, match="after iteration 3 of 5: .*iter_3.pth is complete"):
+        runner.train()
+    config = run_config("run", **LENGTH)
+    choose_resumed(config)
+    assert (config.resume, config.load_from) == (True, str(tmp_path / "run" / "iter_3.pth"))
+    Runner.from_cfg(config).train()
+    one, other = (torch.load(tmp_path / name / "iter_5.pth", weights_only=True) for name in ("whole", "run"))
+    assert same_weights(one["state_dict"], other["state_dict"]) == []
+
+
+def write(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        torch.save({"state_dict": {"w": torch.zeros(999)}, "meta": {}}, folder / name)
+    (folder / "last_checkpoint").write_text(str(folder / names[-1]))
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, capsys):
+    write(tmp_path, "iter_90.pth", "iter_100.pth", "best_mIoU_iter_90.pth", "iter_110.pth")
+    assert newest_readable(tmp_path) == str(tmp_path / "iter_110.pth")
+    for name, size in (("iter_110.pth", 700), ("iter_100.pth", 0)):
+        os.truncate(tmp_path / name, size)
+    assert newest_readable(tmp_path) == str(tmp_path / "iter_90.pth")
+    said = capsys.readouterr()
+    assert "Falling back to the checkpoint before" in said.out + said.err
+    os.truncate(tmp_path / "iter_90.pth", 0)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is readable.*iter_110.pth \(700 bytes\).*--resume"):
+        newest_readable(tmp_path)
+
+
+def test_nothing_to_resume_starts_from_the_weights_of_the_config(run_config, tmp_path):
+    config = run_config("empty", resume=True, load_from="weights.pth")
+    choose_resumed(config)
+    assert (config.resume, config.load_from) == (False, "weights.pth")
+
+
+def test_learning_rate_and_schedule_follow_the_processes(run_config):
+    config = run_config(train_cfg={"max_iters": 80, "val_interval": 20})
+    rate, end = config.optim_wrapper.optimizer.lr, config.param_scheduler[-1].end
+    lines = auto_scale(config, 2, 8)
+    assert config.optim_wrapper.optimizer.lr == 4 * rate
+    assert (config.train_cfg.max_iters, config.train_cfg.val_interval) == (20, 5)
+    assert config.param_scheduler[-1].end == end // 4
+    assert lines[0] == "scaled from 2 to 8 process(es): batch 2 a process, 16 in all"
+    assert "iterations 80 -> 20, schedule and intervals with them" in lines[-1]
