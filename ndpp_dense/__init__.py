@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ndpp_dense.fold import fold_ndpp
     from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, nd_layers
     from ndpp_dense.statistics import freeze_stats, hold_stats, synchronize_stats, update_stats
+    from ndpp_dense.zoo import load_checkpoint
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ _HOMES = {
     "freeze_stats": "ndpp_dense.statistics",
     "hold_stats": "ndpp_dense.statistics",
     "list_backbones": "ndpp_dense.backbones",
+    "load_checkpoint": "ndpp_dense.zoo",
     "nd_layers": "ndpp_dense.layers",
     "synchronize_stats": "ndpp_dense.statistics",
     "update_stats": "ndpp_dense.statistics",
@@ -49,6 +51,7 @@ __all__ = [
     "freeze_stats",
     "hold_stats",
     "list_backbones",
+    "load_checkpoint",
     "nd_layers",
     "synchronize_stats",
     "update_stats",

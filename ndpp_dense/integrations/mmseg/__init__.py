@@ -14,6 +14,7 @@ from ndpp_dense.integrations.mmseg.nan_guard import NDPPNaNGuardHook  # noqa: E4
 from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, PoolingResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.pretrained import NDPPPretrainedInit  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
+from ndpp_dense.integrations.mmseg.zoo import load_from_zoo  # noqa: E402  (ndpp://NAME is a checkpoint from here on)
 
 __all__ = [
     "CamVidDataset",
@@ -31,6 +32,7 @@ __all__ = [
     "StreetsDataset",
     "build_ndpp_model",
     "export_onnx",
+    "load_from_zoo",
     "prepare_mmseg",
     "to_ndpp",
 ]
