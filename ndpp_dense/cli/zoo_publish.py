@@ -17,10 +17,11 @@ from ndpp_dense.cli.frameworks import framework_of
 from ndpp_dense.cli.output import say
 from ndpp_dense.config_files import find_config
 from ndpp_dense.layers.base import nd_layers
-from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_checkpoint, load_index, load_into
-from ndpp_dense.zoo.index import index_path, read_content, write_index
+from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_index, load_into
+from ndpp_dense.zoo.index import checkpoints_folder, index_path, read_content, write_index
 from ndpp_dense.zoo.pages import write_pages
 from ndpp_dense.zoo.publish import add_row, write_weights
+from ndpp_dense.zoo.weights import read_verified
 
 __all__ = ["add_parser"]
 
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     row = write_weights(row, weights, layers, index, folder=args.folder, urls=tuple(args.url))
     index = add_row(row, index)
     if args.evaluate is not None:
-        add_row(_evaluated(row, framework, args), index)
+        add_row(_evaluated(row, (args.folder or checkpoints_folder(index)) / row.files[0].name, framework, args), index)
     (file,) = row.files
     say(f"{row.name}: {file.name}, {file.size / 1e6:.2f} MB; index and pages written")
     return 0
@@ -156,10 +157,10 @@ def _metric(name: str, value: float, args: argparse.Namespace) -> Metric:
     return Metric(name, round(value, 4), args.metric_data or args.data, "measured", args.tolerance, round(value, 4))
 
 
-def _evaluated(row: ZooModel, framework: Any, args: argparse.Namespace) -> ZooModel:
+def _evaluated(row: ZooModel, path: Path, framework: Any, args: argparse.Namespace) -> ZooModel:
     """The row with what its own file gives in place of what the run reported."""
     with tempfile.TemporaryDirectory() as output:
-        weights = load_checkpoint(row.name).weights
+        weights, _ = read_verified(path, row.files[0])
         found = framework.evaluate_zoo_model(row, weights, args.evaluate or None, Path(output))
     absent = [metric.name for metric in row.metrics if metric.name not in found]
     if absent:

@@ -1,5 +1,6 @@
 """The model zoo: an index of weights, and weights that arrive whole, or say why not."""
 
+from ndpp_dense.zoo.addresses import as_address
 from ndpp_dense.zoo.cache import Cache
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.http import Patience
@@ -18,6 +19,7 @@ __all__ = [
     "ZooFile",
     "ZooIndex",
     "ZooModel",
+    "as_address",
     "load_checkpoint",
     "load_index",
     "load_into",

@@ -41,6 +41,15 @@ class PartFile:
     def __enter__(self) -> PartFile:
         # Unbuffered: what was written is in the file, also when this process is killed.
         self._stream = self.path.open("ab+", buffering=0)
+        try:
+            self._read_what_is_there()
+        except BaseException:
+            self._stream.close()
+            raise
+        self.found = self.done
+        return self
+
+    def _read_what_is_there(self) -> None:
         self._digest = hashlib.sha256()
         self._stream.seek(0)
         while block := self._stream.read(_BLOCK):
@@ -49,8 +58,6 @@ class PartFile:
             if self.done > self.size:  # of something else
                 self.restart()
                 break
-        self.found = self.done
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stream.close()
@@ -67,13 +74,14 @@ class PartFile:
         view = memoryview(block)
         try:
             while view:
-                view = view[self._stream.write(view) or 0 :]
+                count = self._stream.write(view) or 0
+                self._digest.update(view[:count])
+                self.done += count
+                view = view[count:]
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise DiskFullError(_full(self.path.parent, self.size - self.done)) from error
             raise
-        self._digest.update(block)
-        self.done += len(block)
 
     def restart(self) -> None:
         """Forgets what is there."""
