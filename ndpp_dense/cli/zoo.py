@@ -11,6 +11,7 @@ from typing import Any
 from ndpp_dense.cli import zoo_publish, zoo_verify
 from ndpp_dense.cli.output import say, table
 from ndpp_dense.zoo import Cache, ZooError, ZooIndex, ZooModel, load_index, resolve
+from ndpp_dense.zoo.sources import addresses
 
 __all__ = ["add_parser"]
 
@@ -68,7 +69,9 @@ def _state(model: ZooModel, index: ZooIndex, cache: Cache) -> str:
     size = f"{file.size / 1e6:.1f} MB"
     if index.shipped(file).is_file():
         return f"{size}, with the package"
-    return f"{size}, {'in the cache' if cache.blob(file.sha256).is_file() else 'to fetch'}"
+    if cache.blob(file.sha256).is_file():
+        return f"{size}, in the cache"
+    return f"{size}, {'to fetch' if addresses(file, index) else 'not offered: hash and recipe'}"
 
 
 def _info(args: argparse.Namespace) -> int:

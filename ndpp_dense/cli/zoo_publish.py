@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ndpp_dense.cli.frameworks import framework_of
 from ndpp_dense.cli.output import say
 from ndpp_dense.config_files import find_config
+from ndpp_dense.fold import fold_ndpp
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_index, load_into
 from ndpp_dense.zoo.index import checkpoints_folder, index_path, read_content, write_index
@@ -176,6 +177,8 @@ def _gflops(network: nn.Module, row: ZooModel) -> float | None:
 
     height, width = row.image_size
     image = torch.zeros(3, height, width)
+    if any(nd_layers(network)):
+        network = fold_ndpp(network)  # as it is used: else the product of weights and D counts too
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         if row.framework == "detectron2":
             network([{"image": image, "height": height, "width": width}])
