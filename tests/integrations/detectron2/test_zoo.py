@@ -177,3 +177,48 @@ def test_weights_of_another_model_are_refused(tiny, tmp_path, capsys):
     message = capsys.readouterr().err
     assert "tiny does not fit GeneralizedRCNN; nothing was loaded" in message
     assert "backbone.fpn_lateral2.weight" in message
+
+
+@pytest.mark.slow
+def test_the_training_script_starts_from_the_zoo(tiny_config, tiny_coco, tmp_path, monkeypatch, capsys):
+    import train_net
+
+    from ndpp_dense.layers import WhiteningConfig
+    from ndpp_dense.zoo import ZooIndex
+    from ndpp_dense.zoo.index import write_index
+    from ndpp_dense.zoo.publish import write_weights
+
+    monkeypatch.chdir(tmp_path)
+    ndpp = ("MODEL.META_ARCHITECTURE", "NDPPModel", "MODEL.NDPP.VERIFY", "False")
+
+    def run(folder, *words):
+        flags = [word for flag in tiny_coco for word in ("--dataset", flag)]
+        train_net.main(["--config", str(tiny_config), *flags, "--device", "cpu", "--output", folder, *words, *ndpp])
+        return json.loads((tmp_path / folder / "results.json").read_text())
+
+    before = run("first", "SOLVER.MAX_ITER", "4")
+    weights = torch.load(tmp_path / "first" / "model_final.pth", weights_only=True)["model"]
+    layers = [name.removesuffix(".whitening.running_cov") for name in weights if name.endswith(".running_cov")]
+    index = ZooIndex(tmp_path / "zoo" / "index.json", (), {})
+    row = replace(next(iter(load_rows().values())), name="mine", files=())
+    config = WhiteningConfig.fast("coco")
+    index.models["mine"] = write_weights(row, weights, dict.fromkeys(layers, config), index)
+    write_index(index)
+    monkeypatch.setenv("NDPP_ZOO_INDEX", str(index.path))
+    after = run("second", "--eval-only", "--weights", "mine")
+    assert after["segm"]["AP"] == pytest.approx(before["segm"]["AP"], abs=2.0)  # of three images
+    capsys.readouterr()
+    run("third", "--weights", "ndpp://mine", "SOLVER.MAX_ITER", "1", "SOLVER.BASE_LR", "1e-9")
+    assert ", 0 unmatched" in (tmp_path / "third" / "log.txt").read_text()
+    tuned = torch.load(tmp_path / "third" / "model_final.pth", weights_only=True)["model"]
+    names = [name for name, value in weights.items() if value.dim() > 1 and "whitening" not in name]
+    assert max(float((tuned[name] - weights[name]).norm() / weights[name].norm()) for name in names) < 1e-2
+    with pytest.raises(SystemExit):
+        run("fourth", "--weights", "mein")
+    assert "the model zoo has no 'mein'. Did you mean mine?" in capsys.readouterr().err
+
+
+def load_rows():
+    from ndpp_dense.zoo import load_index
+
+    return load_index().models

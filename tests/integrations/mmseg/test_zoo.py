@@ -1,6 +1,7 @@
 """Weights of the model zoo through MMEngine and MMSegmentation, and pictures."""
 
 import json
+import uuid
 
 import numpy as np
 import pytest
@@ -107,3 +108,32 @@ def test_labels_come_in_colours_and_runs():
     assert reds.max() < blues.min()
     assert found.record()["runs"][:3] == [[30, 0], [30, 1], [30, 0]]
     assert found.summary() == "50% one, 50% two"
+
+
+@pytest.mark.slow
+def test_the_training_script_starts_from_the_zoo(tiny, streets, tmp_path, monkeypatch, capsys):
+    import train_seg
+
+    folder = tmp_path / "run"
+
+    def run(*words):
+        options = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", f"experiment_name={uuid.uuid4().hex}", *SMALL]
+        common = ["--config", "deeplabv3_ndpp_demo", "--dataset", str(streets), "--work-dir", str(folder)]
+        train_seg.main([*common, *words, "--cfg-options", *options, "optim_wrapper.optimizer.lr=1e-9"])
+        return json.loads((folder / "results.json").read_text())["sem_seg"]
+
+    index, network = tiny
+    evaluated = run("--eval-only", "--weights", "ndpp://tiny")
+    assert 0 <= evaluated["mIoU"] <= 100
+    run("--weights", "tiny")
+    log = "".join(path.read_text() for path in folder.glob("*/*.log"))
+    assert "Load checkpoint from ndpp://tiny" in log
+    assert "missing keys" not in log
+    assert "unexpected key" not in log
+    tuned = torch.load(folder / "iter_1.pth", weights_only=False)["state_dict"]
+    for name, value in network.state_dict().items():
+        if value.dim() > 1 and "whitening" not in name:
+            assert float((tuned[name] - value).norm() / value.norm().clamp(min=1e-6)) < 1e-2, name
+    with pytest.raises(SystemExit):
+        run("--weights", "tinny")
+    assert "the model zoo has no 'tinny'. Did you mean tiny?" in capsys.readouterr().err
