@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ndpp_dense.zoo.cache import Cache, file_sha256
 from ndpp_dense.zoo.errors import ZooError
@@ -64,6 +66,7 @@ def _resolve(name: str, index: ZooIndex | None, cache: Cache, patience: Patience
     file = model.weights
     if file is None:
         raise ZooError(f"{model.name} has no weights yet, only a recipe: {model.recipe}")
+    _check_version(model)
     found = locate(model, index, cache)
     if found is not None:
         return found
@@ -74,14 +77,34 @@ def _resolve(name: str, index: ZooIndex | None, cache: Cache, patience: Patience
             f"into {cache.blob(file.sha256)}, or name a folder or server that has it in {MIRRORS}; or {model.recipe}"
         )
     if is_offline():
-        raise ZooError(
-            f"{model.name}: {OFFLINE} is set and {file.name} is not on this machine. Unset it, or copy the file from "
-            f"{places[0]} to {cache.blob(file.sha256)}."
-        )
+        places = _local(model, file, places, cache)
     with cache.locked(file.sha256):
         if not cache.holds(file.sha256):  # another process may have fetched it meanwhile
             _fetch_from_any(model, file, places, cache, patience)
     return cache.blob(file.sha256)
+
+
+def _check_version(model: ZooModel) -> None:
+    """Refuses weights that this version of the package cannot read."""
+    from ndpp_dense import __version__
+
+    if _numbers(__version__) < _numbers(model.min_version):
+        raise ZooError(f"{model.name} needs ndpp-dense >= {model.min_version}, this is {__version__}: update it.")
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in re.findall(r"\d+", version)[:3]]
+
+
+def _local(model: ZooModel, file: ZooFile, places: list[str], cache: Cache) -> list[str]:
+    """Places that need no network."""
+    local = [place for place in places if urlsplit(place).scheme in ("", "file")]
+    if not local:
+        raise ZooError(
+            f"{model.name}: {OFFLINE} is set and {file.name} is not on this machine. Unset it, or copy the file from "
+            f"{places[0]} to {cache.blob(file.sha256)}."
+        )
+    return local
 
 
 def _fetch_from_any(model: ZooModel, file: ZooFile, places: list[str], cache: Cache, patience: Patience) -> None:

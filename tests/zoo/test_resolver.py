@@ -193,6 +193,7 @@ def test_mirrors_of_the_user_come_first(serve, behaviour, fetch, monkeypatch, tm
         pytest.importorskip("fsspec").filesystem("memory").pipe("/mirror/toy-1.safetensors", content)
     places = {"path": str(folder), "file": folder.as_uri(), "http": serve(behaviour()), "memory": "memory://mirror"}
     monkeypatch.setenv("NDPP_ZOO_MIRROR", f"{tmp_path / 'nothing'}, {places[kind]}")
+    monkeypatch.setenv("NDPP_OFFLINE", "1" if kind in ("path", "file") else "0")  # which need no network
     listed = behaviour()
     assert fetch(serve(listed)).read_bytes() == content
     assert listed.requests == []
@@ -233,6 +234,13 @@ def test_a_row_without_weights_gives_its_recipe(zoo, cache):
 def test_weights_that_nobody_offers_are_named_by_hash(zoo, cache, content):
     with pytest.raises(ZooError, match=f"nobody offers toy-1.safetensors .*{_sha(content)}.*train it with: make toys"):
         resolve("toy", index=zoo(), cache=cache)
+
+
+def test_weights_of_a_later_package_are_refused(zoo, cache):
+    index = zoo()
+    later = replace(index.models["toy"], min_version="99.0")
+    with pytest.raises(ZooError, match="toy needs ndpp-dense >= 99.0"):
+        resolve("toy", index=replace(index, models={"toy": later}), cache=cache)
 
 
 def test_an_unknown_name_has_neighbours(zoo):

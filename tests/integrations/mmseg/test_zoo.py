@@ -14,7 +14,7 @@ SMALL = (
     "model.backbone.stem_channels=8", "model.backbone.base_channels=8", "model.decode_head.in_channels=64",
     "model.decode_head.channels=16", "model.auxiliary_head.in_channels=32", "model.auxiliary_head.channels=8",
 )  # fmt: skip
-CLASSES = ("road", "sidewalk", "building", "pole", "vegetation", "sky", "person", "car")
+CLASSES = ("road", "sidewalk", "building", "traffic sign", "vegetation", "sky", "person", "car")
 
 
 @pytest.fixture(scope="module")
