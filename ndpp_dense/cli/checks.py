@@ -98,7 +98,9 @@ def _nccl() -> Finding:
     backends = [name for name in ("nccl", "gloo", "mpi") if getattr(dist, f"is_{name}_available")()]
     number = ""
     if torch.cuda.is_available() and "nccl" in backends:
-        number = f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
+        from torch.cuda import nccl
+
+        number = f", NCCL {'.'.join(map(str, nccl.version()))}"
     chosen = {key: os.environ[key] for key in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME") if key in os.environ}
     return Finding("distributed", True, f"{', '.join(backends)}{number}{f', {chosen}' if chosen else ''}")
 

@@ -85,7 +85,7 @@ def _row(args: argparse.Namespace, index: ZooIndex) -> ZooModel:
     framework = args.framework or {"detectron2": "detectron2", "mmseg": "mmseg", "imagenet": "timm"}[config.parent.name]
     name = args.name or config.stem
     before = index.models.get(name)
-    texts = {key: getattr(args, key) or (getattr(before, key) if before else "") for key in _TEXTS}
+    texts: dict[str, Any] = {key: getattr(args, key) or (getattr(before, key) if before else "") for key in _TEXTS}
     lacking = [f"--{key}" for key in ("task", "data", "budget", "licence", "command") if not texts[key]]
     if lacking:
         raise ZooError(f"a card needs {', '.join(lacking)}.")

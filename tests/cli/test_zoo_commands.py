@@ -140,13 +140,32 @@ def test_a_run_is_published_without_its_optimizer_and_with_averaged_weights(inde
     assert torch.allclose(published.weights["fc.bias"], averaged["fc.bias"], atol=1e-3)
     assert published.model.metrics[0].trained == 63.5
     assert published.model.params == pytest.approx(11.18, abs=0.01)
-    assert published.model.gflops == pytest.approx(0.0372, rel=0.2)
+    assert published.model.gflops == pytest.approx(1.814 * (32 / 224) ** 2, rel=0.05)  # the card's, at 224 pixels
     assert published.model.files[0].size < 30e6
     assert "`the command`" in (index.path.parent / "README.md").read_text()
-    first = published.path
-    assert main(words) == 0
+    first, images = published.path, _images(tmp_path / "images")
+    assert main(["zoo", "verify", "toy", "--data", f"toy={images}"]) == 1
+    assert "card 63.50 +- 0.05: NOT as on the card" in capsys.readouterr().out
+    words[words.index("best/top1")] = "top1"
+    (tmp_path / "results.json").write_text('{"top1": 63.5}')
+    assert main([*words, "--evaluate", str(images)]) == 0
     assert load_index().models["toy"].version == 2
     assert not first.exists()
+    (metric,) = load_index().models["toy"].metrics
+    assert metric.trained == 63.5
+    assert metric.value in (0.0, pytest.approx(100 / 3, abs=0.01), pytest.approx(200 / 3, abs=0.01), 100.0)
+    assert main(["zoo", "verify", "toy", "--data", f"toy={images}"]) == 0
+
+
+def _images(folder):
+    """An image of each of three classes for training and validation."""
+    from PIL import Image
+
+    for number, name in enumerate("abc"):
+        for split in ("train", "val"):
+            (folder / split / name).mkdir(parents=True)
+            Image.new("RGB", (64, 64), (80 * number, 40, 200)).save(folder / split / name / "1.png")
+    return folder
 
 
 def test_doctor_finds_this_environment_whole(capsys):

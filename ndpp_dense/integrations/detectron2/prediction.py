@@ -110,5 +110,5 @@ class Predictor:
 def _encoded(masks_NHW: np.ndarray) -> list[dict[str, Any]]:
     from pycocotools import mask as coco_mask
 
-    encoded = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks_NHW]
+    encoded: list[Any] = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks_NHW]
     return [{"size": list(entry["size"]), "counts": entry["counts"].decode("ascii")} for entry in encoded]

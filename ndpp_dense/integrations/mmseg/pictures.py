@@ -100,8 +100,8 @@ def overlay(
     axes = figure.subplots()
     axes.imshow(_coloured(image, labels, palette))
     axes.set_axis_off()
-    present = [number for number in np.unique(labels) if number < len(classes)]
-    patches = [Patch(color=[part / 255 for part in palette[n]], label=classes[n]) for n in present]
+    present = [(classes[number], palette[number]) for number in np.unique(labels) if number < len(classes)]
+    patches = [Patch(color=(red / 255, green / 255, blue / 255), label=name) for name, (red, green, blue) in present]
     figure.legend(handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

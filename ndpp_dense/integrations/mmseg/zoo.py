@@ -18,7 +18,6 @@ from ndpp_dense.zoo.weights import load_checkpoint, load_into
 __all__ = ["build_zoo_model", "evaluate_zoo_model", "load_from_zoo", "zoo_config", "zoo_options"]
 
 
-@CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Weights of the model zoo as MMEngine has checkpoints.
 
@@ -30,6 +29,9 @@ def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
     device = map_location if isinstance(map_location, str) else None
     weights = {name: value.to(device) for name, value in checkpoint.weights.items()}
     return {"state_dict": weights, "meta": {"dataset_meta": {"classes": checkpoint.model.classes}}}
+
+
+CheckpointLoader.register_scheme(SCHEME, load_from_zoo, force=True)
 
 
 def zoo_options(model: ZooModel) -> dict[str, Any]:
