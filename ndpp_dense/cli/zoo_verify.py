@@ -56,8 +56,10 @@ def _verified(model: ZooModel, index: ZooIndex, cache: Cache, data: str | None, 
         return not args.names
     path = locate(model, index, cache)
     if path is None:
-        say(f"{model.name}: not on this machine, or damaged (`ndpp zoo download {model.name}`)")
-        return not args.names and not index.shipped(file).is_file()
+        there = [place for place in (index.shipped(file), cache.blob(file.sha256)) if place.is_file()]
+        state = f"DAMAGED: {', '.join(map(str, there))}" if there else "not on this machine"
+        say(f"{model.name}: {state} (`ndpp zoo download {model.name}` fetches it)")
+        return not args.names and not there
     say(f"{model.name}: {path} has the right bytes")
     if args.hash_only:
         return True

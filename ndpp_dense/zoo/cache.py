@@ -87,7 +87,7 @@ class Cache:
             lock.release()
 
     def prune(self, keep: set[str], older_than: float = 0.0) -> list[tuple[Path, int]]:
-        """Removes what no row asks for: other blobs, unfinished parts, locks and views.
+        """Removes what no row asks for: other blobs, unfinished parts and views; not what a process is fetching.
 
         Args:
             keep: SHA-256 of the blobs that stay.
@@ -100,7 +100,20 @@ class Cache:
         folders = [folder for folder in (self.blobs, self.home / "views") if folder.is_dir()]
         for path in sorted(path for folder in folders for path in folder.iterdir() if path.is_file()):
             stat = path.stat()
-            if path.name not in keep and time.time() - stat.st_mtime >= older_than:
+            spared = path.name in keep or path.suffix == ".lock" or self._is_being_fetched(path)
+            if not spared and time.time() - stat.st_mtime >= older_than:
                 path.unlink()
                 removed.append((path, stat.st_size))
         return removed
+
+    def _is_being_fetched(self, path: Path) -> bool:
+        from filelock import FileLock, Timeout
+
+        lock = path.with_name(f"{path.name.split('.')[0]}.lock")
+        if not lock.exists():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except Timeout:
+            return True

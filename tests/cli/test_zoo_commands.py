@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ndpp_dense.cli import main
-from ndpp_dense.zoo import ZooFile, ZooIndex, ZooModel, load_index
+from ndpp_dense.zoo import Cache, ZooFile, ZooIndex, ZooModel, load_index
 from ndpp_dense.zoo.index import write_index
 from ndpp_dense.zoo.pages import write_pages
 from ndpp_dense.zoo.publish import write_weights
@@ -75,6 +75,14 @@ def test_prune_keeps_what_the_index_names(index, tmp_path, capsys):
     blobs = tmp_path / "home" / "blobs"
     blobs.mkdir(parents=True)
     named = index.models["far"].files[0].sha256
+    for name in (named, "1" * 64, f"{named}.part"):
+        (blobs / name).write_bytes(b"x" * 10)
+    with Cache().locked("2" * 64):  # as a process that fetches it
+        (blobs / f"{'2' * 64}.part").write_bytes(b"x")
+        assert main(["zoo", "prune", "--all"]) == 0
+    assert sorted(path.name[0] for path in blobs.iterdir() if path.suffix != ".lock") == ["2"]
+    for path in blobs.iterdir():
+        path.unlink()
     for name in (named, "1" * 64, f"{named}.part"):
         (blobs / name).write_bytes(b"x" * 10)
     assert main(["zoo", "prune", "--days", "1"]) == 0
