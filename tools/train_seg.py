@@ -43,7 +43,6 @@ def run(args: argparse.Namespace) -> None:
 
     import ndpp_dense.integrations.mmseg  # noqa: F401  (registers the types that configs name)
     from ndpp_dense.integrations.mmseg.run_config import build_config, evaluated_checkpoint, prepare_processes
-
     from ndpp_dense.zoo import as_address
 
     weights = {"load_from": as_address(args.weights)} if args.weights else {}
