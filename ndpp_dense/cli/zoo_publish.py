@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
     metrics = tuple(_metric(name, value, args) for name, value in _reported(args).items())
     row = replace(row, params=_params(network), gflops=_gflops(network, row), metrics=metrics)
     row = write_weights(row, weights, layers, index, folder=args.folder, urls=tuple(args.url))
-    index = add_row(row, index)
-    if args.evaluate is not None:
-        add_row(_evaluated(row, (args.folder or checkpoints_folder(index)) / row.files[0].name, framework, args), index)
     (file,) = row.files
+    if args.evaluate is not None:
+        row = _evaluated(row, (args.folder or checkpoints_folder(index)) / file.name, framework, args)
+    add_row(row, load_index())  # as it is by now: evaluating may have taken long
     say(f"{row.name}: {file.name}, {file.size / 1e6:.2f} MB; index and pages written")
     return 0
 
@@ -155,7 +155,7 @@ def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, f
 
 
 def _metric(name: str, value: float, args: argparse.Namespace) -> Metric:
-    return Metric(name, round(value, 4), args.metric_data or args.data, "measured", args.tolerance, round(value, 4))
+    return Metric(name, round(value, 4), args.metric_data or args.data, "measured", args.tolerance)
 
 
 def _evaluated(row: ZooModel, path: Path, framework: Any, args: argparse.Namespace) -> ZooModel:
@@ -166,7 +166,8 @@ def _evaluated(row: ZooModel, path: Path, framework: Any, args: argparse.Namespa
     absent = [metric.name for metric in row.metrics if metric.name not in found]
     if absent:
         raise ZooError(f"the evaluation does not give {absent[0]!r}: it gives {', '.join(found)}.")
-    return replace(row, metrics=tuple(replace(m, value=round(found[m.name], 4)) for m in row.metrics))
+    pairs = [(metric, round(found[metric.name], 4)) for metric in row.metrics]
+    return replace(row, metrics=tuple(replace(metric, value=value, trained=metric.value) for metric, value in pairs))
 
 
 def _gflops(network: nn.Module, row: ZooModel) -> float | None:

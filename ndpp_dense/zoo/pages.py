@@ -25,8 +25,8 @@ In Python: `from ndpp_dense import load_checkpoint; load_checkpoint("NAME", mode
 """
 _WEIGHTS = """## Weights
 
-Trained by this project. Files are in half precision with packed statistics; `trained` is what the run reported in full
-precision, the figure beside it what the file here gives.
+Trained by this project. Files are in half precision with packed statistics. Where a figure has another beside it, it
+was evaluated from the file here, and `trained` is what the run reported in full precision.
 """
 _RECIPES = """## Recipes
 
