@@ -12,7 +12,8 @@ import torch
 
 from ndpp_dense.zoo import Cache, Patience, ZooFile, ZooIndex, ZooModel, resolve
 
-QUICK = Patience(timeout=1.0, window=0.4, min_rate=20_000, attempts=3, backoff=0.01)
+# Patient enough for a busy machine, where a moment without bytes means nothing.
+QUICK = Patience(timeout=20.0, window=1.0, min_rate=5_000, attempts=3, backoff=0.01)
 CONTENT = bytes(
     torch.randint(0, 256, (300_000,), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).tolist()
 )

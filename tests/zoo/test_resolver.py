@@ -109,11 +109,11 @@ def test_errors_of_the_server_are_named(serve, behaviour, fetch, status, attempt
 
 def test_a_slow_loris_is_given_up(serve, behaviour, fetch):
     start = time.monotonic()
-    with pytest.raises(ZooError, match="bytes a second, less than 20000"):
+    with pytest.raises(ZooError, match="bytes a second, less than 5000"):
         fetch(serve(behaviour(delay=0.05, block=50)), patience=_once())
     with pytest.raises(ZooError, match="no source has"):  # a head that never ends
         fetch(serve(behaviour(head_delay=0.2)), patience=_once())
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
 
 
 def test_nobody_there(fetch):
@@ -249,4 +249,4 @@ def test_an_unknown_name_has_neighbours(zoo):
 
 
 def _once(attempts=1):
-    return Patience(timeout=1.0, window=0.4, min_rate=20_000, attempts=attempts, backoff=0.01)
+    return Patience(timeout=2.0, window=1.0, min_rate=5_000, attempts=attempts, backoff=0.01)
