@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, nd_layers
     from ndpp_dense.layers.steps import settle_stats
     from ndpp_dense.statistics import freeze_stats, hold_stats, synchronize_stats, update_stats
+    from ndpp_dense.zoo import load_checkpoint
 
 __version__ = "0.1.0"
 
@@ -30,6 +31,7 @@ _HOMES = {
     "freeze_stats": "ndpp_dense.statistics",
     "hold_stats": "ndpp_dense.statistics",
     "list_backbones": "ndpp_dense.backbones",
+    "load_checkpoint": "ndpp_dense.zoo",
     "nd_layers": "ndpp_dense.layers",
     "settle_stats": "ndpp_dense.layers.steps",
     "synchronize_stats": "ndpp_dense.statistics",
@@ -51,6 +53,7 @@ __all__ = [
     "freeze_stats",
     "hold_stats",
     "list_backbones",
+    "load_checkpoint",
     "nd_layers",
     "settle_stats",
     "synchronize_stats",

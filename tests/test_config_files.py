@@ -59,4 +59,12 @@ def test_the_wheel_carries_the_configs_and_the_type_marker(tmp_path):
     wheel = next(WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"]))
     names = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"ndpp_dense/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    assert {"ndpp_dense/py.typed", "ndpp_dense/configs/README.md"} | expected <= names
+    expected |= {f"ndpp_dense/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "model_zoo").rglob("*.*")}
+    assert {
+        "ndpp_dense/py.typed",
+        "ndpp_dense/configs/README.md",
+        "ndpp_dense/model_zoo/index.json",
+    } | expected <= names
+    with zipfile.ZipFile(wheel) as archive:
+        scripts = next(name for name in names if name.endswith("entry_points.txt"))
+        assert "ndpp = ndpp_dense.cli:main" in archive.read(scripts).decode()

@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     formats = ("timm", "torchvision", "detectron2", "mmseg")
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = result.add_argument
-    add("input", metavar="FILE", help=".pth, .safetensors, or .pkl of Detectron2's model zoo")
+    add("input", metavar="FILE", help=".pth, .safetensors, .pkl of Detectron2's model zoo, or ndpp://NAME")
     add("output", metavar="OUTPUT", help=".pth; for timm and torchvision .safetensors too")
     add("--from", dest="source", choices=formats, help="format of FILE; recognised by its names if not given")
     add("--to", dest="target", choices=formats, required=True, help="format of OUTPUT")
@@ -53,7 +53,10 @@ def run(args: argparse.Namespace) -> None:
     from ndpp_dense.integrations.weight_formats import cautions, check_output, detect_format, usage
 
     check_output(args.output, args.target, args.input)
-    file = read_file(args.input)
+    from ndpp_dense.zoo import SCHEME
+    from ndpp_dense.zoo.views import torch_view
+
+    file = read_file(torch_view(args.input) if args.input.startswith(SCHEME) else args.input)
     source, reason = (args.source, "--from") if args.source else detect_format(file)
     _say(f"from {source}: {reason}")
     backbone = read_backbone(file, source, args.model, args.allow)

@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add("--data", required=True, metavar="PATH", help="folder or .tar file of images")
     add("--output", metavar="FOLDER", help="default: output/<config name>")
     add("--name", metavar="BACKBONE", help="another backbone than the config's")
+    add("--weights", metavar="NAME|PATH", help="start from (or evaluate) these: weights=FILE, or of the model zoo")
     add("--resume", action="store_true", help="continue the newest checkpoint of the output folder")
     add("--eval-only", action="store_true", help="only evaluate weights=FILE (with --resume: the newest checkpoint)")
     add("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
@@ -44,8 +45,10 @@ def run(args: argparse.Namespace) -> None:
     from ndpp_dense.pretrain.config_loading import load_config
     from ndpp_dense.pretrain.processes import is_main, own_device
     from ndpp_dense.pretrain.run import evaluate_only, logged, scaled, train
+    from ndpp_dense.zoo import as_address
 
-    config, path = load_config(args.config, args.overrides, name=args.name)
+    weights = [f"weights={as_address(args.weights)}"] if args.weights else []
+    config, path = load_config(args.config, [*args.overrides, *weights], name=args.name)
     output = Path(args.output or Path("output") / path.stem)
     with logged(output):
         torch.backends.cudnn.benchmark = True

@@ -5,6 +5,7 @@ Examples::
 
     python tools/train_net.py --config mask_rcnn_ndpp_demo --device cpu
     python tools/train_net.py --config CONFIG --num-gpus 8 --resume
+    python tools/train_net.py --config mask_rcnn_ndpp_demo --weights ndpp://mask_rcnn_ndpp_demo
     python tools/train_net.py --config CONFIG --dataset cells_train=train.json:cells --dataset cells_val=val.json:cells
     torchrun --nproc-per-node 8 tools/train_net.py --config CONFIG SOLVER.BASE_LR 0.01
 """
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     add("--config", "--config-file", required=True, metavar="NAME", help="path or bare name of a config")
     add("--resume", action="store_true", help="continue the newest checkpoint of the output folder")
     add("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS (with --resume: the newest checkpoint)")
+    add("--weights", metavar="NAME|PATH", help="start from (or evaluate) these: MODEL.WEIGHTS, or of the model zoo")
     add("--dataset", action="append", default=[], metavar="NAME=JSON:IMAGES", help="COCO-format set; repeatable")
     add("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
     add("--output", metavar="FOLDER", help="default: output/<config name>")
@@ -44,13 +46,15 @@ def run(args: argparse.Namespace) -> None:
     if not shows_tracebacks(args.traceback):
         logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
     from ndpp_dense.integrations.detectron2.run_config import build_config, prepare_run
+    from ndpp_dense.zoo import as_address
 
+    weights = ["MODEL.WEIGHTS", as_address(args.weights)] if args.weights else []
     cfg, remarks = build_config(
         args.config,
         datasets=args.dataset,
         device=args.device,
         output=args.output,
-        overrides=args.overrides,
+        overrides=[*args.overrides, *weights],
         auto_scale=args.auto_scale,
     )
     prepare_run(cfg)

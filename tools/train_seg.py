@@ -5,6 +5,7 @@ Examples::
 
     python tools/train_seg.py --config deeplabv3_ndpp_demo
     python tools/train_seg.py --config deeplabv3_r18_ndpp_camvid --dataset data/camvid --resume
+    python tools/train_seg.py --config deeplabv3_ndpp_demo --weights ndpp://deeplabv3_ndpp_demo
     torchrun --nproc-per-node 8 tools/train_seg.py --config deeplabv3_r50_ndpp_scratch --launcher pytorch --amp
     python tools/train_seg.py --config CONFIG --cfg-options optim_wrapper.optimizer.lr=0.05 model.ndpp.preset=paper
 """
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add("--config", required=True, metavar="NAME", help="path or bare name of a config")
     add("--work-dir", metavar="FOLDER", help="default: the config's, or output/<config name>")
     add("--dataset", metavar="FOLDER", help="folder of the config's data set (its data_root)")
+    add("--weights", metavar="NAME|PATH", help="start from (or evaluate) these: load_from, or of the model zoo")
     add("--resume", action="store_true", help="continue the newest checkpoint of the work dir")
     add("--eval-only", action="store_true", help="only evaluate load_from (with --resume: the newest checkpoint)")
     add("--amp", action="store_true", help="mixed precision (bfloat16), on GPUs")
@@ -52,7 +54,9 @@ def run(args: argparse.Namespace) -> None:
     import ndpp_dense.integrations.mmseg  # noqa: F401  (registers the types that configs name)
     from ndpp_dense.integrations.mmseg.processes import auto_scale, prepare_processes, ranks_of
     from ndpp_dense.integrations.mmseg.run_config import build_config, choose_resumed, evaluated_checkpoint
+    from ndpp_dense.zoo import as_address
 
+    weights = {"load_from": as_address(args.weights)} if args.weights else {}
     config = build_config(
         args.config,
         work_dir=args.work_dir,
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> None:
         resume=args.resume,
         amp=args.amp,
         launcher="pytorch" if args.launcher == "none" and dist.is_initialized() else args.launcher,
-        options=args.cfg_options,
+        options={**args.cfg_options, **weights},
     )
     if args.eval_only:
         config.load_from, config.resume = evaluated_checkpoint(config), False

@@ -16,6 +16,7 @@ from ndpp_dense.convert import convert_to_ndpp
 from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.options import read_options
 from ndpp_dense.pretrain.config import TASK, PretrainConfig
+from ndpp_dense.zoo import SCHEME, load_checkpoint
 
 __all__ = ["READ_ERRORS", "build_network", "load_weights", "to_device"]
 
@@ -58,12 +59,15 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
     Args:
         network: Where to.
-        path: ``.safetensors``, or ``.pth`` with the weights or a checkpoint of a run.
+        path: ``.safetensors``, or ``.pth`` with the weights or a checkpoint of a run; or ``ndpp://NAME``.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is unreadable or does not fit; names what is missing or left over.
     """
+    if str(path).startswith(SCHEME):
+        load_checkpoint(str(path), network)
+        return
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights: there is no file {path}.")
     try:

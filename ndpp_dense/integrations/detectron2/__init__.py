@@ -8,6 +8,9 @@ from ndpp_dense.integrations.detectron2.pooling_backbone import (
     build_pooling_resnet_backbone,
     build_pooling_resnet_fpn_backbone,
 )
+from ndpp_dense.integrations.detectron2.zoo import register_zoo
+
+register_zoo()  # ndpp://NAME is a path from here on
 
 __all__ = [
     "NDPPModel",

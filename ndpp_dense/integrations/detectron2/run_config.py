@@ -24,7 +24,7 @@ from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 
-__all__ = ["build_config", "prepare_run", "register_datasets"]
+__all__ = ["build_config", "merge_config", "prepare_run", "register_datasets"]
 
 _MAPPING_HINT = """Write it as in a config file: '{"*.fpn_*": {EPS: 0.05}, "*.stem.*": False}'."""
 # Name on the lines of each package's logger.
@@ -79,6 +79,22 @@ def build_config(
         remarks += changes
     cfg.freeze()
     return cfg, remarks
+
+
+def merge_config(cfg: CfgNode, path: Path, overrides: Sequence[str] = ()) -> None:
+    """Merges a config file and overrides into a configuration, without a look at data sets.
+
+    Args:
+        cfg: changed in place.
+        path: the file.
+        overrides: keys and values in turn.
+
+    Raises:
+        KeyError: if a key does not exist; names the nearest.
+        ValueError: if a value has the wrong type.
+    """
+    _merge_file(cfg, path)
+    _merge_overrides(cfg, overrides)
 
 
 def prepare_run(cfg: CfgNode) -> None:

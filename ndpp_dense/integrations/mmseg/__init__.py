@@ -15,6 +15,7 @@ from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, Poolin
 from ndpp_dense.integrations.mmseg.pretrained import NDPPPretrainedInit  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
 from ndpp_dense.integrations.mmseg.stop import NDPPStopHook  # noqa: E402
+from ndpp_dense.integrations.mmseg.zoo import load_from_zoo  # noqa: E402  (ndpp://NAME is a checkpoint from here on)
 
 __all__ = [
     "CamVidDataset",
@@ -33,6 +34,7 @@ __all__ = [
     "StreetsDataset",
     "build_ndpp_model",
     "export_onnx",
+    "load_from_zoo",
     "prepare_mmseg",
     "to_ndpp",
 ]

@@ -75,6 +75,38 @@ def save_predictions(
         figure.savefig(path)
 
 
+def overlay(
+    image: np.ndarray, labels: np.ndarray, classes: Sequence[str], palette: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Colours an image by class, with a legend of the classes in it.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        labels: (H, W) class numbers.
+        classes: names by class number.
+        palette: RGB colours by class number, 0 to 255.
+
+    Returns:
+        The picture, (H', W', 3) uint8, RGB.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    height, width = labels.shape
+    inches = max(6.4, min(width / 100, 16.0))
+    figure = Figure(figsize=(inches, inches * height / width + 0.7), dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.imshow(_coloured(image, labels, palette))
+    axes.set_axis_off()
+    present = [(classes[number], palette[number]) for number in np.unique(labels) if number < len(classes)]
+    patches = [Patch(color=(red / 255, green / 255, blue / 255), label=name) for name, (red, green, blue) in present]
+    figure.legend(handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def _coloured(image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     colours = np.asarray(palette, float)
     known = labels < len(colours)

@@ -1,0 +1,204 @@
+"""What ``ndpp doctor`` looks at; each check finds out by importing and calling, not by believing version numbers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from ndpp_dense.zoo import Cache, load_index, locate
+
+__all__ = ["Finding", "all_findings"]
+
+_INSTALLER = "python tools/install_detectron2.py"
+_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        what: Was looked at.
+        fine: True if it works, False if it is there and does not, None if it is optional and not there.
+        state: What was found.
+        remedy: What to type; empty where nothing is to be done.
+    """
+
+    what: str
+    fine: bool | None
+    state: str
+    remedy: str = ""
+
+
+def all_findings() -> list[Finding]:
+    """Runs all checks; one that fails in an unforeseen way is a finding too."""
+    checks: list[Callable[[], Finding | list[Finding]]] = [
+        _python, _torch, _gpu, _nccl, _base, _detectron2, _mmseg, _timm, _video, _zoo, _network,
+    ]  # fmt: skip
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            found = check()
+        except Exception as error:
+            found = Finding(check.__name__.strip("_"), False, f"{type(error).__name__}: {error}")
+        findings += found if isinstance(found, list) else [found]
+    return findings
+
+
+def _python() -> Finding:
+    known = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    remedy = "" if known else "make env PYTHON=/path/to/python3.11"
+    return Finding("Python", known, f"{platform.python_version()} on {platform.system()} {platform.machine()}", remedy)
+
+
+def _torch() -> Finding:
+    import torch
+
+    x = torch.ones(8, 8, requires_grad=True)
+    (x @ x).sum().backward()
+    return Finding("torch", True, f"{torch.__version__}, {torch.get_num_threads()} thread(s)")
+
+
+def _gpu() -> Finding:
+    import torch
+
+    built = torch.version.cuda or torch.version.hip
+    if not torch.cuda.is_available():
+        why = f"torch is built for CUDA {built}, no usable GPU found" if built else "this torch is built for CPUs"
+        driver = (
+            subprocess.run(["nvidia-smi"], capture_output=True, check=False).returncode == 0 if _has_smi() else False
+        )
+        if driver:  # a GPU that the system sees and torch does not
+            return Finding("GPU", False, why, "install a torch for your driver's CUDA, see pytorch.org/get-started")
+        return Finding("GPU", None, f"{why}: everything runs on the CPU")
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    (torch.ones(8, 8, device="cuda") @ torch.ones(8, 8, device="cuda")).sum().item()
+    return Finding("GPU", True, f"{len(names)} x {names[0]}, CUDA {built}")
+
+
+def _has_smi() -> bool:
+    from shutil import which
+
+    return which("nvidia-smi") is not None
+
+
+def _nccl() -> Finding:
+    import torch
+    import torch.distributed as dist
+
+    if not dist.is_available():
+        return Finding("distributed", None, "torch is built without it: one process only")
+    backends = [name for name in ("nccl", "gloo", "mpi") if getattr(dist, f"is_{name}_available")()]
+    number = ""
+    if torch.cuda.is_available() and "nccl" in backends:
+        from torch.cuda import nccl
+
+        number = f", NCCL {'.'.join(map(str, nccl.version()))}"
+    chosen = {key: os.environ[key] for key in ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME") if key in os.environ}
+    return Finding("distributed", True, f"{', '.join(backends)}{number}{f', {chosen}' if chosen else ''}")
+
+
+def _base() -> list[Finding]:
+    return [
+        Finding(name, True, _version(name))
+        if importlib.util.find_spec(name)
+        else Finding(name, False, "missing", f"pip install {name}")
+        for name in ("filelock", "safetensors", "tqdm")
+    ]
+
+
+def _detectron2() -> Finding:
+    if not importlib.util.find_spec("detectron2"):
+        return Finding("Detectron2", None, "not installed", f"pip install -e '.[detectron2]' && {_INSTALLER}")
+    done = _in_a_process(
+        "import detectron2, ndpp_dense.integrations.detectron2.prediction; from detectron2 import _C; "
+        "print(detectron2.__version__, 'placeholder' if (_C.__file__ or '').endswith('.py') else 'compiled')"
+    )
+    if done.returncode:
+        return Finding("Detectron2", False, _last_line(done.stderr), f"pip uninstall -y detectron2 && {_INSTALLER}")
+    number, kind = done.stdout.split()[-2:]
+    ops = "compiled ops" if kind == "compiled" else "no compiled ops (no rotated boxes, DCN, use_fast_impl)"
+    return Finding("Detectron2", True, f"{number}, {ops}")
+
+
+def _mmseg() -> Finding:
+    if not importlib.util.find_spec("mmseg"):
+        return Finding("MMSegmentation", None, "not installed", "pip install -e '.[mmseg]' -c constraints.txt")
+    done = _in_a_process(
+        "import ndpp_dense.integrations.mmseg.prediction, mmengine, mmcv, mmseg; from importlib.util import find_spec; "
+        "print(mmseg.__version__, mmengine.__version__, mmcv.__version__, find_spec('mmcv._ext') is None)"
+    )
+    if done.returncode:
+        fault = _last_line(done.stderr)
+        # The message of a conflict names the command that ends it.
+        remedy = fault[fault.find("pip uninstall") :] if "pip uninstall" in fault else "pip install -e '.[mmseg]'"
+        return Finding("MMSegmentation", False, fault, remedy)
+    mmseg, engine, cv, plain = done.stdout.split()[-4:]
+    ops = "no compiled ops (not needed by these models)" if plain == "True" else "compiled ops"
+    return Finding("MMSegmentation", True, f"{mmseg}, mmengine {engine}, mmcv {cv}, {ops}")
+
+
+def _timm() -> Finding:
+    if not importlib.util.find_spec("timm"):
+        return Finding("timm", None, "not installed: no backbones, no pretraining", "pip install -e '.[pretrain]'")
+    done = _in_a_process("import timm, ndpp_dense.pretrain.network; print(timm.__version__)")
+    if done.returncode:
+        return Finding("timm", False, _last_line(done.stderr), "pip install -U timm")
+    return Finding("timm", True, done.stdout.strip())
+
+
+def _video() -> Finding:
+    if not importlib.util.find_spec("cv2"):
+        return Finding("OpenCV", None, "not installed: no videos", "pip install opencv-python-headless")
+    done = _in_a_process("import cv2; print(cv2.__version__, len(cv2.videoio_registry.getStreamBackends()))")
+    if done.returncode:
+        return Finding("OpenCV", False, _last_line(done.stderr), "pip install opencv-python-headless")
+    number, backends = done.stdout.split()
+    return Finding("OpenCV", True, f"{number}, {backends} way(s) to read videos")
+
+
+def _zoo() -> list[Finding]:
+    index, cache = load_index(), Cache()
+    shipped = [m for m in index.models.values() if m.weights and index.shipped(m.weights).is_file()]
+    damaged = [model.name for model in shipped if locate(model, index, cache) is None]
+    state = f"{len(index.models)} models, {len(shipped)} with weights in the package"
+    remedy = "pip install --force-reinstall --no-deps ndpp-dense" if damaged else ""
+    findings = [Finding("model zoo", not damaged, state + (f", damaged: {damaged}" if damaged else ""), remedy)]
+    try:
+        cache.blobs.mkdir(parents=True, exist_ok=True)
+        writable = os.access(cache.blobs, os.W_OK)
+    except OSError:
+        writable = False
+    remedy = "" if writable else "export NDPP_HOME=/a/folder/you/can/write/to"
+    return [*findings, Finding("cache", writable, f"{cache.home}{'' if writable else ' cannot be written'}", remedy)]
+
+
+def _network() -> Finding:
+    names = ("NDPP_OFFLINE", "NDPP_ZOO_MIRROR", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NO_PROXY")
+    # Not their values: an address of a proxy may hold a password.
+    return Finding("network", True, f"set: {', '.join(name for name in names if os.environ.get(name)) or 'nothing'}")
+
+
+def _in_a_process(code: str) -> subprocess.CompletedProcess[str]:
+    """Runs code where a crash or a conflict does no harm to this process."""
+    words = [sys.executable, "-W", "ignore", "-c", code]
+    return subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1][:300] if lines else "it failed without a word"
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown version"

@@ -1,0 +1,33 @@
+"""``ndpp doctor``: what is installed, what is wrong with it, and what to type to mend it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ndpp_dense.cli.checks import all_findings
+from ndpp_dense.cli.output import say, table
+
+__all__ = ["add_parser", "run"]
+
+_MARKS = {True: "ok", False: "!!", None: "--"}
+
+
+def add_parser(commands: Any) -> None:
+    """Declares the command."""
+    parser = commands.add_parser("doctor", help="what is installed, what conflicts, and how to mend it")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Looks at everything, and fails if something that is there does not work."""
+    findings = all_findings()
+    say(table([(_MARKS[finding.fine], finding.what, finding.state) for finding in findings]))
+    todo = [finding for finding in findings if finding.remedy]
+    if todo:
+        say("", "To mend or add:", *(f"  {finding.what}: {finding.remedy}" for finding in todo))
+    broken = [finding.what for finding in findings if finding.fine is False]
+    say(
+        "", f"{len(broken)} broken: {', '.join(broken)}" if broken else "Nothing is broken (-- is optional, not there)."
+    )
+    return 1 if broken else 0

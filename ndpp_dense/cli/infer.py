@@ -1,0 +1,88 @@
+"""``ndpp infer``: pictures of what a model of the zoo finds."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ndpp_dense.atomic_file import replacing
+from ndpp_dense.cli.frameworks import predictor_of
+from ndpp_dense.cli.images import VIDEOS, Video, images_in, read_image, save_image, write_video
+from ndpp_dense.cli.output import say
+from ndpp_dense.zoo import load_index
+
+__all__ = ["add_parser", "run"]
+
+
+def add_parser(commands: Any) -> None:
+    """Declares the command."""
+    parser = commands.add_parser("infer", help="predict on images or a video and draw it", description=__doc__)
+    parser.add_argument("input", type=Path, metavar="IMAGE|FOLDER|VIDEO")
+    parser.add_argument("--weights", required=True, metavar="NAME", help="of the model zoo: `ndpp zoo list`")
+    parser.add_argument("--output", type=Path, default=Path("output/infer"), metavar="DIR", help="folder for pictures")
+    parser.add_argument("--json", action="store_true", help="write what was found as JSON too")
+    parser.add_argument("--score", type=float, default=0.5, help="leave out objects below it (0 to 1)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predicts and draws."""
+    import torch
+
+    if not 0 <= args.score <= 1:
+        raise ValueError(f"--score {args.score} must be between 0 and 1.")
+    is_video = args.input.is_file() and args.input.suffix.lower() in VIDEOS
+    images = [] if is_video else images_in(args.input)
+    model = load_index().find(args.weights)
+    kind = predictor_of(model)
+    predictor = kind(model.name, args.device or ("cuda" if torch.cuda.is_available() else "cpu"), args.score)
+    if is_video:
+        _video(predictor, args)
+    else:
+        _images(predictor, images, args)
+    return 0
+
+
+def _images(predictor: Any, images: list[Path], args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    root = args.input if args.input.is_dir() else args.input.parent
+    for path in tqdm(images, disable=None if len(images) > 1 else True, unit="image"):
+        found = predictor(read_image(path))
+        # With the suffix, so that a.jpg and a.png of one folder do not share a picture.
+        target = args.output / path.relative_to(root).with_name(f"{path.name}.png")
+        save_image(found.picture(), target)
+        if args.json:
+            _write_json(found.record(), target.with_suffix(".json"))
+        say(f"{target}: {found.summary()}")
+
+
+def _video(predictor: Any, args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    video = Video.open(args.input)
+    records: list[dict[str, Any]] = []
+
+    def pictures() -> Iterator[np.ndarray]:
+        for frame in tqdm(video, total=video.frames or None, disable=None, unit="frame"):
+            found = predictor(frame)
+            if args.json:
+                records.append(found.record())
+            yield found.picture()
+
+    target = args.output / f"{args.input.stem}.mp4"
+    count = write_video(pictures(), target, video.rate)
+    if args.json:
+        _write_json({"frames": records}, target.with_suffix(".json"))
+    say(f"{target}: {count} frames")
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
+    with replacing(path) as made:
+        made.write_text(json.dumps(content) + "\n", encoding="utf-8")

@@ -1,0 +1,107 @@
+"""Predicting with a segmentor of the model zoo, and drawing what it found."""
+
+from __future__ import annotations
+
+import colorsys
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import Compose
+from mmengine.registry import init_default_scope
+
+from ndpp_dense import fold_ndpp, nd_layers
+from ndpp_dense.integrations.mmseg.pictures import overlay
+from ndpp_dense.integrations.mmseg.zoo import build_zoo_model, zoo_config
+from ndpp_dense.zoo import load_checkpoint
+
+__all__ = ["Predictor", "Segmentation"]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Classes of the pixels of an image.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB.
+        labels: (H, W), class numbers.
+        classes: Names by class number.
+        palette: RGB colours by class number.
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, ...], ...]
+
+    def picture(self) -> np.ndarray:
+        """The image coloured by class, with a legend of the classes in it: (H', W', 3) uint8, RGB."""
+        return overlay(self.image, self.labels, self.classes, self.palette)
+
+    def record(self) -> dict[str, Any]:
+        """Share of each class, and the labels by rows as pairs of run length and class."""
+        flat = self.labels.ravel()
+        starts = np.flatnonzero(np.diff(flat, prepend=-1))
+        lengths = np.diff(np.append(starts, len(flat)))
+        runs = [[int(length), int(flat[start])] for length, start in zip(lengths, starts, strict=True)]
+        height, width = self.labels.shape
+        shares = {name: round(share, 4) for name, share in self._shares().items()}
+        return {"height": height, "width": width, "classes": list(self.classes), "shares": shares, "runs": runs}
+
+    def summary(self) -> str:
+        """The most frequent classes."""
+        ordered = sorted(self._shares().items(), key=lambda entry: -entry[1])
+        return ", ".join(f"{share:.0%} {name}" for name, share in ordered[:4] if share > 0)
+
+    def _shares(self) -> dict[str, float]:
+        counts = np.bincount(self.labels.ravel(), minlength=len(self.classes))
+        return dict(zip(self.classes, (counts / self.labels.size).tolist(), strict=True))
+
+
+class Predictor:
+    """A segmentor of the model zoo.
+
+    Args:
+        name: Of its row.
+        device: ``cpu`` or ``cuda``.
+        score: Unused: every pixel gets its likeliest class.
+    """
+
+    def __init__(self, name: str, device: str = "cpu", score: float = 0.0) -> None:
+        row = load_checkpoint(name).model
+        network = build_zoo_model(row, device)
+        load_checkpoint(name, network)
+        config = zoo_config(row)
+        init_default_scope(config.get("default_scope", "mmseg"))
+        self._network = fold_ndpp(network) if any(nd_layers(network)) else network
+        steps = [step for step in config.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"]
+        steps[0] = {"type": "LoadImageFromNDArray"}
+        self._pipeline = Compose(steps)
+        self._classes, self._palette = row.classes, _palette(config, row.classes)
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray) -> Segmentation:
+        """Predicts.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+        """
+        sample: Any = self._pipeline({"img": np.ascontiguousarray(image[:, :, ::-1])})  # as MMEngine reads files: BGR
+        batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
+        found = self._network.test_step(batch)[0]  # pyright: ignore[reportCallIssue]
+        labels = found.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.int64)
+        return Segmentation(image, labels, self._classes, self._palette)
+
+
+def _palette(config: Any, classes: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    """Colours that the config's data set gives these classes, or some that are apart where it does not know them."""
+    import mmseg.datasets  # noqa: F401  (registers them)
+    from mmseg.registry import DATASETS
+
+    meta = getattr(DATASETS.get(config.test_dataloader.dataset.type), "METAINFO", {})
+    known = dict(zip(meta.get("classes", ()), meta.get("palette", ()), strict=True))
+    if known.keys() >= set(classes):
+        return tuple(tuple(known[name]) for name in classes)
+    hues = [colorsys.hsv_to_rgb((index * 0.618034) % 1.0, 0.75, 0.95) for index in range(len(classes))]
+    return tuple(tuple(round(255 * part) for part in colour) for colour in hues)

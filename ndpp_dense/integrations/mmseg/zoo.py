@@ -1,0 +1,87 @@
+"""The model zoo in MMSegmentation: ``ndpp://NAME`` as a checkpoint of MMEngine, and models built from a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+
+from ndpp_dense.config_files import find_config
+from ndpp_dense.zoo.index import SCHEME
+from ndpp_dense.zoo.rows import ZooModel
+from ndpp_dense.zoo.weights import load_checkpoint, load_into
+
+__all__ = ["build_zoo_model", "evaluate_zoo_model", "load_from_zoo", "zoo_config", "zoo_options"]
+
+
+def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Weights of the model zoo as MMEngine has checkpoints.
+
+    Args:
+        filename: ``ndpp://NAME``.
+        map_location: Device that the weights are moved to; None leaves them on the CPU.
+    """
+    checkpoint = load_checkpoint(filename)
+    device = map_location if isinstance(map_location, str) else None
+    weights = {name: value.to(device) for name, value in checkpoint.weights.items()}
+    return {"state_dict": weights, "meta": {"dataset_meta": {"classes": checkpoint.model.classes}}}
+
+
+CheckpointLoader.register_scheme(SCHEME, load_from_zoo, force=True)
+
+
+def zoo_options(model: ZooModel) -> dict[str, Any]:
+    """Overrides of a row as MMEngine has them: ``KEY=VALUE`` words by key."""
+    import ast
+
+    options = {}
+    for word in model.overrides:
+        key, _, value = word.partition("=")
+        try:
+            options[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            options[key] = value
+    return options
+
+
+def zoo_config(model: ZooModel) -> Config:
+    """The configuration of a row, without weights and without a look at data sets."""
+    config = Config.fromfile(str(find_config(model.config)))
+    config.merge_from_dict(zoo_options(model))
+    if config.model.get("backbone", {}).get("init_cfg"):
+        config.model.backbone.init_cfg = None
+    return config
+
+
+def build_zoo_model(model: ZooModel, device: str = "cpu") -> nn.Module:
+    """The model of a row in evaluation mode, with random weights."""
+    config = zoo_config(model)
+    init_default_scope(config.get("default_scope", "mmseg"))
+    import mmseg.models  # noqa: F401  (registers them)
+
+    return MODELS.build(config.model).to(device).eval()
+
+
+def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | None, output: Path) -> dict[str, float]:
+    """Evaluates weights on the data of their row.
+
+    Args:
+        model: The row.
+        weights: State dictionary.
+        data: Folder of the data set; None for what the config names by itself.
+        output: Folder for what the evaluation writes.
+
+    Returns:
+        Figures by name, such as ``mIoU``.
+    """
+    from ndpp_dense.integrations.mmseg.run_config import build_config
+
+    options = {**zoo_options(model), "log_level": "WARNING"}
+    config = build_config(model.config, work_dir=str(output), dataset=data, options=options)
+    runner = Runner.from_cfg(config)
+    load_into(runner.model, weights, model.name)
+    return {name: float(value) for name, value in runner.test().items()}
