@@ -114,6 +114,7 @@ def test_publishing_needs_a_card(tmp_path, capsys):
     assert main(["zoo", "publish"]) == 2
 
 
+@pytest.mark.slow
 def test_a_run_is_published_without_its_optimizer_and_with_averaged_weights(index, tmp_path, capsys):
     pytest.importorskip("timm")
     from ndpp_dense import load_checkpoint
