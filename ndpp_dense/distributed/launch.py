@@ -23,6 +23,8 @@ from ndpp_dense.distributed.stopping import SIGNALS, StoppedEarly, watching_for_
 
 __all__ = ["LaunchOptions", "launch"]
 
+GRACE = 20.0  # seconds that spawned processes have to end by themselves once one has failed
+
 
 @dataclass(frozen=True)
 class LaunchOptions:
@@ -125,7 +127,8 @@ def _spawn(count: int, args: tuple) -> None:
         for number in SIGNALS
     }
     try:
-        while not context.join():
+        # The others need a moment to learn what happened, and to say it.
+        while not context.join(grace_period=GRACE):
             pass
     finally:
         for number, handler in before.items():

@@ -127,6 +127,7 @@ class StopHook(HookBase):
             f"Exit code {EXIT_CODE}."
         )
         logging.getLogger(__name__).warning("%s", message)
+        self.trainer.iter = done  # as at the end of a run: writers have written this iteration already
         raise StoppedEarly(message)
 
 

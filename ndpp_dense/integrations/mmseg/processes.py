@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 
 import torch
@@ -36,7 +35,7 @@ def prepare_processes(config: Config, timeout: float = 30.0) -> None:
     Raises:
         ValueError: The config names a launcher that has started no processes.
     """
-    config.merge_from_dict({"env_cfg.dist_cfg.timeout": datetime.timedelta(minutes=timeout)})
+    config.merge_from_dict({"env_cfg.dist_cfg.timeout": max(1, round(60 * timeout))})  # seconds
     if config.launcher == "none" or torch.cuda.is_available():
         return
     if config.launcher == "pytorch" and not dist.is_initialized() and infer_launcher() != "pytorch":
