@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
+from torch.distributed import Store  # pyright: ignore[reportPrivateImportUsage]
 
 __all__ = ["OtherRankError", "sharing_failures"]
 
@@ -21,7 +22,7 @@ class OtherRankError(ConnectionError):
 
 
 @contextmanager
-def sharing_failures(store: dist.Store, rank: int, world_size: int, serves: bool) -> Iterator[None]:
+def sharing_failures(store: Store, rank: int, world_size: int, serves: bool) -> Iterator[None]:
     """Makes every rank end with the message of the one that failed first.
 
     Args:
@@ -48,14 +49,14 @@ def sharing_failures(store: dist.Store, rank: int, world_size: int, serves: bool
         raise
 
 
-def _first_failure(store: dist.Store, own: str) -> str:
+def _first_failure(store: Store, own: str) -> str:
     """The first message that any rank left; its own where nobody was before it."""
     with suppress(Exception):  # the store is gone if the rank that keeps it was killed
         return store.compare_set(_KEY, "", own).decode(errors="replace")
     return ""
 
 
-def _stay(store: dist.Store, world_size: int) -> None:
+def _stay(store: Store, world_size: int) -> None:
     """Hangs up, so that the others notice, and waits until they have read the message."""
     # In a thread: it waits for exchanges under way, which may never end.
     threading.Thread(target=_hang_up, daemon=True).start()

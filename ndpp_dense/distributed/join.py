@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from ndpp_dense.distributed.place import Place
 
@@ -23,7 +24,7 @@ _ABSENT = "absent"
 _PATIENCE = datetime.timedelta(seconds=10)  # for the others to read who is missing
 
 
-def join(place: Place, backend: str, timeout: float) -> tuple[list[dict[str, Any]], dist.Store]:
+def join(place: Place, backend: str, timeout: float) -> tuple[list[dict[str, Any]], Store]:
     """Makes the default process group and adds up one number over all ranks.
 
     Args:
@@ -50,7 +51,7 @@ def join(place: Place, backend: str, timeout: float) -> tuple[list[dict[str, Any
         store.set(f"here/{place.rank}", json.dumps(own))
         _wait_for_all(store, place, limit)
         dist.init_process_group(
-            backend, store=dist.PrefixStore("group", store), rank=place.rank, world_size=place.world_size, timeout=limit
+            backend, store=PrefixStore("group", store), rank=place.rank, world_size=place.world_size, timeout=limit
         )
         own["seconds"] = _exchange(place, backend)
         everyone: list[Any] = [None] * place.world_size
@@ -64,16 +65,14 @@ def join(place: Place, backend: str, timeout: float) -> tuple[list[dict[str, Any
     return everyone, store
 
 
-def _meet(place: Place, limit: datetime.timedelta) -> dist.Store:
+def _meet(place: Place, limit: datetime.timedelta) -> Store:
     """The common memory of the processes; each attempt has a part of its own."""
     server = place.rank == 0 and not place.served
-    store = dist.TCPStore(
-        place.host, place.port, place.world_size, is_master=server, timeout=limit, wait_for_workers=False
-    )
-    return dist.PrefixStore(f"ndpp/{place.attempt}", store)
+    store = TCPStore(place.host, place.port, place.world_size, is_master=server, timeout=limit, wait_for_workers=False)
+    return PrefixStore(f"ndpp/{place.attempt}", store)
 
 
-def _wait_for_all(store: dist.Store, place: Place, limit: datetime.timedelta) -> None:
+def _wait_for_all(store: Store, place: Place, limit: datetime.timedelta) -> None:
     """Waits for every rank. The first whose patience ends marks those that are missing, and all end together."""
     keys = [f"here/{rank}" for rank in range(place.world_size)]
     try:

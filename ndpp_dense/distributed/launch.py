@@ -122,8 +122,9 @@ def _spawn(count: int, args: tuple) -> None:
     context = start_processes(_spawned, args, nprocs=count, join=False, start_method="spawn")
     if context is None:  # only where torch has joined them itself
         return
+    pids = context.pids()
     before = {
-        number: signal.signal(number, lambda number, frame: [os.kill(pid, number) for pid in context.pids()])
+        number: signal.signal(number, lambda number, frame: [os.kill(pid, number) for pid in pids])
         for number in SIGNALS
     }
     try:

@@ -45,7 +45,7 @@ class RegionMean:
         weights = {**dict.fromkeys(_OVER_REGIONS, regions), **dict.fromkeys(_OVER_OBJECTS, objects)}
         return {name: loss * weights[kind] if (kind := _kind(name)) else loss for name, loss in losses.items()}
 
-    def _count(self, heads: nn.Module, inputs: Any, output: Any) -> None:
+    def _count(self, heads: Any, inputs: Any, output: Any) -> None:
         proposals = output[0] if isinstance(output, tuple) and heads.training else []
         if proposals and all(p.has("gt_classes") for p in proposals):
             classes = torch.cat([p.gt_classes for p in proposals])
