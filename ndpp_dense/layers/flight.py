@@ -155,8 +155,7 @@ def _no_rows(state: Whitening) -> Moments:
 def _batches(states: Sequence[Whitening], device: torch.device) -> list[list[Whitening]]:
     """Layers to be computed together.
 
-    On the CPU each by itself: there is nothing to gain from larger batches than a layer's, and putting them together
-    costs copies. On CUDA a few large batches instead of many small kernels.
+    On the CPU each by itself, without copies. On CUDA a few large batches instead of many small kernels.
     """
     if device.type == "cpu":
         return [[state] for state in states]
