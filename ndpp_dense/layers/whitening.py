@@ -210,7 +210,7 @@ class Whitening(nn.Module):
 
     def _enough(self) -> float:
         """Rows of a step: an average shares them among the steps it reaches back, but each counts fully from D on."""
-        share = 1.0 if self.config.statistics == "batch" else self.momentum or 0.0
+        share = 1.0 if self.config.statistics == "batch" else self.momentum or 1.0
         return max(1.0, MIN_ROWS_PER_COLUMN * share) * self.running_mean.shape[1]
 
     @torch.no_grad()

@@ -188,7 +188,7 @@ def test_too_few_sampled_rows_ask_for_a_denser_sample(positions, stride, asked):
     assert seen == asked
 
 
-@pytest.mark.parametrize(("momentum", "enough"), [(0.1, 8), (0.25, 8), (0.5, 16), (1.0, 32), (None, 8)])
+@pytest.mark.parametrize(("momentum", "enough"), [(0.1, 8), (0.25, 8), (0.5, 16), (1.0, 32), (None, 32)])
 def test_an_average_wants_the_fewer_rows_of_a_step_the_further_it_reaches_back(momentum, enough):
     for rows, denser in ((enough, False), (enough - 1, True)):
         seen = []

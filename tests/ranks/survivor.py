@@ -37,7 +37,7 @@ def harm(state, kind):
 def prepare():
     from ndpp_dense.pretrain.state import TrainingState
 
-    kind, rank, step = os.environ.get("NDPP_TEST_HARM", "::").split(":")
+    kind, rank, step = (os.environ.get("NDPP_TEST_HARM") or "::").split(":")
     mark = Path(os.environ["NDPP_TEST_MARK"])
     advance = TrainingState.advance
 
