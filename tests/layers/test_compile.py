@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ndpp_dense import NDConv2d, NDLinear, WhiteningConfig
 
@@ -49,3 +50,29 @@ def test_evaluation_is_one_graph():
     compiled = torch.compile(model.eval(), backend="eager", fullgraph=True)
     with torch.no_grad():
         torch.testing.assert_close(compiled(x), model(x))
+
+
+@pytest.mark.parametrize("statistics", ["ema", "batch"])
+def test_training_is_one_graph(statistics):
+    torch.manual_seed(0)
+    config = WhiteningConfig(statistics=statistics, eps=0.1)
+    plain = nn.Sequential(NDConv2d(4, 8, 3, config=config), nn.ReLU(), nn.Flatten(), NDLinear(392, 3, config=config))
+    twin = copy.deepcopy(plain)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        x = torch.randn(16, 4, 9, 9)
+        torch.testing.assert_close(compiled(x), plain(x))
+    for p, q in zip(plain.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(q, p)
+
+
+def test_compiled_layers_do_not_count_recomputation():
+    torch.manual_seed(0)
+    plain = NDConv2d(4, 8, 3)
+    twin = copy.deepcopy(plain)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    x = torch.randn(16, 4, 9, 9, requires_grad=True)
+    checkpoint(compiled, x, use_reentrant=True).square().sum().backward()
+    plain(x)
+    for p, q in zip(plain.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(q, p)
