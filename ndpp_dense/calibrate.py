@@ -47,9 +47,8 @@ def calibrate_ndpp(
       pads, and is not exact at borders.)
 
     With local scale in every layer the answer is the same for an image at any contrast, as that of the original was
-    not. No weights bring that back: accuracy drops until fine-tuning, by nearly as much with local scale in the first
-    convolution alone. Leave it out of the layers that no shortcut goes around, as in a ResNet of timm's by
-    ``rules={name: {"local_scale": "none"} for name in ("conv1", "*.downsample.*", "fc")}``: the shortcuts then carry
+    not. No weights bring that back. Leave it out of the layers that no shortcut goes around, as in a ResNet of timm's
+    by ``rules={name: {"local_scale": "none"} for name in ("conv1", "*.downsample.*", "fc")}``: the shortcuts then carry
     the contrast past the residual branches, which have local scale.
 
     In training with ``statistics="ema"`` the function drifts only as the running statistics do. With ``"batch"`` a
@@ -58,9 +57,7 @@ def calibrate_ndpp(
     one bias; in training its running mean, and with it its output, moves to where the data are.
 
     All statistics come from one pass, in which every layer gets what it got in the original model. With local scale the
-    calibrated layers before it give something a little different; taking that into account, layer by layer or by more
-    passes, brought outputs no closer in measurements; nor did geometric, harmonic and quadratic means in place of m, or
-    gains and biases by least squares.
+    calibrated layers before it give something a little different, which is not taken into account.
 
     Args:
         model: A trained model in float32 or float64; changed in place, and not at all if an error is raised. Its

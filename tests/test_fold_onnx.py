@@ -6,8 +6,8 @@ from torch import nn
 
 from ndpp_dense import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, fold_ndpp
 
-pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed: extra 'dev'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: extra 'dev'")
 SHAPE = (2, 3, 16, 20)  # of the images that are traced
 
 

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ndpp_dense import WhiteningConfig, backbone_card, create_backbone, list_backbones, nd_layers
 from ndpp_dense.backbones import BackboneCard
 
-pytest.importorskip("timm")
+pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 NAMES = list_backbones()
 RESNETS = list_backbones("*resnet*")
 FLATTENED = list_backbones("vgg16_*flatten")
@@ -63,7 +63,7 @@ def test_size_and_cost(name):
 
 
 def test_cost_by_fvcore():
-    analysis = pytest.importorskip("fvcore.nn").FlopCountAnalysis
+    analysis = pytest.importorskip("fvcore.nn", reason="fvcore is not installed: extra 'detectron2'").FlopCountAnalysis
     counted = analysis(create_backbone("resnet50_hybrid").eval(), torch.zeros(1, 3, 224, 224))
     operators = counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
     assert (operators["conv"] + operators["linear"]) / 1e9 == pytest.approx(2.586, abs=1e-3)

@@ -54,7 +54,7 @@ def test_hybrid_is_as_defined(layout):
 
 
 def test_a_plain_pattern_is_timms_resnet_with_torchvisions_names():
-    torchvision = pytest.importorskip("torchvision")
+    torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
     torch.manual_seed(0)
     ours = create_backbone("resnet50").eval()
     theirs = torchvision.models.resnet50().eval()
@@ -68,7 +68,7 @@ def test_a_plain_pattern_is_timms_resnet_with_torchvisions_names():
     ("name", "params"), [("resnet50", 41.808), ("resnet50_hybrid", 33.582), ("resnet50_deform_max", 34.282)]
 )
 def test_size_of_torchvisions_faster_rcnn(name, params):
-    pytest.importorskip("torchvision")
+    pytest.importorskip("torchvision", reason="torchvision is not installed")
     from torchvision.models.detection import FasterRCNN
     from torchvision.models.detection.backbone_utils import BackboneWithFPN
 

@@ -34,7 +34,7 @@ def test_torch_files(tmp_path, container):
 
 
 def test_safetensors(tmp_path):
-    pytest.importorskip("safetensors")
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
     file = tmp_path / "a.safetensors"
     tied = {**WEIGHTS, "conv1.weight": WEIGHTS["conv1.weight"].t().contiguous().t()}
     write_weights(file, tied, "state_dict", {"ndpp": {"eps": 0.1}})

@@ -5,7 +5,7 @@ import torch
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp
 
-pytest.importorskip("timm")
+pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 from ndpp_dense.backbones.weight_match import build_model, compare, find_model, num_classes  # noqa: E402
 from ndpp_dense.backbones.weight_table import KeyRow, KeyTable  # noqa: E402
 

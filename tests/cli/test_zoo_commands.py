@@ -116,7 +116,7 @@ def test_publishing_needs_a_card(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_is_published_without_its_optimizer_and_with_averaged_weights(index, tmp_path, capsys):
-    pytest.importorskip("timm")
+    pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
     from ndpp_dense import load_checkpoint
     from ndpp_dense.pretrain.zoo import build_zoo_model
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("sklearn")
-pytest.importorskip("pycocotools")
+pytest.importorskip("sklearn", reason="sklearn is not installed")
+pytest.importorskip("pycocotools", reason="pycocotools is not installed")
 
 from PIL import Image
 from pycocotools import mask as coco_mask

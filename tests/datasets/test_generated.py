@@ -6,7 +6,7 @@ import pytest
 
 from ndpp_dense.datasets.generated import default_root, folder_name, generate_once
 
-pytest.importorskip("filelock")
+pytest.importorskip("filelock", reason="filelock is not installed")
 
 
 def test_a_set_is_made_once_and_a_failure_leaves_nothing(tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 Image = pytest.importorskip("PIL.Image")
-pytest.importorskip("filelock")
+pytest.importorskip("filelock", reason="filelock is not installed")
 
 from ndpp_dense.datasets.streets import ensure_streets  # noqa: E402
 from ndpp_dense.datasets.streets_scene import IGNORE, TRAIN_IDS, draw_street  # noqa: E402

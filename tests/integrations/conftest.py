@@ -13,7 +13,7 @@ def converted_backbone(tmp_path, monkeypatch):
     Its arguments are name, options, ND++ settings (or None) and the format to convert to; it returns what the file
     holds, and its path.
     """
-    pytest.importorskip("timm")
+    pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
     import convert_weights
 
     from ndpp_dense import create_backbone

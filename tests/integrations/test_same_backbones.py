@@ -5,9 +5,9 @@ import torch
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp
 
-pytest.importorskip("timm")
-pytest.importorskip("detectron2")
-pytest.importorskip("mmseg")
+pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("mmseg", reason="MMSegmentation is not installed: extra 'mmseg'")
 pytestmark = [pytest.mark.detectron2, pytest.mark.mmseg]
 WIDTH = 8
 DEPTHS = (3, 4, 6, 3)

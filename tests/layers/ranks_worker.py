@@ -15,7 +15,8 @@ CONFIGS = {
     "batch full": WhiteningConfig(statistics="batch", grad="full", eps=1e-2),
     "batch full quintic": WhiteningConfig(statistics="batch", grad="full", eps=1e-2, solver="quintic"),
     "batch detached": WhiteningConfig(statistics="batch", eps=1e-2, shared_blocks=True),
-    "ema": WhiteningConfig(momentum=1.0),
+    "ema": WhiteningConfig(),
+    "ema of one step": WhiteningConfig(momentum=1.0),
     "every second": WhiteningConfig(schedule="every=2"),
     "not synced": WhiteningConfig(statistics="batch", grad="full", eps=1e-2, sync=False),
 }
@@ -56,7 +57,7 @@ def cases():
             for split, counts in SPLITS.items():
                 torch.manual_seed(0)
                 yield f"{layer}, {config}, {split}", make(values).double(), shape, counts
-    for config in ("batch full", "ema"):
+    for config in ("batch full", "ema of one step"):
         for split, counts in FEW_ROWS.items():
             torch.manual_seed(0)
             layer = NDConv2d(4, 6, 3, config=CONFIGS[config]).double()

@@ -95,7 +95,7 @@ def test_an_empty_batch(stride):
 
 def deformed_by_torchvision(x, offset, modulation, reduction, stride, dilation):
     """Deformable convolution whose filters each pick one tap."""
-    ops = pytest.importorskip("torchvision.ops")
+    ops = pytest.importorskip("torchvision.ops", reason="torchvision is not installed: extra 'pretrain'")
     channels = x.shape[1]
     one_hot = torch.eye(9, dtype=x.dtype).reshape(9, 1, 3, 3).repeat(channels, 1, 1, 1)
     geometry = {"stride": stride, "padding": dilation, "dilation": dilation}

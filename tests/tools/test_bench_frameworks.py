@@ -15,7 +15,7 @@ def _count(model, kind):
 
 @pytest.mark.detectron2
 def test_detectors_differ_in_their_norms_alone_and_train():
-    pytest.importorskip("detectron2")
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
     group = bench_frameworks._detector("GN", Settings())
     assert _count(group, nn.GroupNorm) == 53 + 8 + 4  # backbone, FPN, mask head
     assert _count(group, nn.BatchNorm2d) == 0
@@ -29,7 +29,7 @@ def test_detectors_differ_in_their_norms_alone_and_train():
 
 @pytest.mark.mmseg
 def test_segmentors_differ_in_their_norms_alone_and_train():
-    pytest.importorskip("mmseg")
+    pytest.importorskip("mmseg", reason="MMSegmentation is not installed: extra 'mmseg'")
     group, white = (bench_frameworks._segmentor(label) for label in ("GN", "ND++ paper"))
     norms = _count(group, nn.GroupNorm)
     assert norms > 53

@@ -7,7 +7,7 @@ import torch
 
 from ndpp_dense import WhiteningConfig
 
-pytest.importorskip("timm")
+pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 import convert_weights  # noqa: E402
 
 from ndpp_dense.backbones import create_backbone  # noqa: E402

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("timm")
+pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 import convert_weights  # noqa: E402
 
 from ndpp_dense import WhiteningConfig, create_backbone  # noqa: E402

@@ -190,7 +190,8 @@ def test_mirrors_of_the_user_come_first(serve, behaviour, fetch, monkeypatch, tm
     folder.mkdir()
     (folder / "toy-1.safetensors").write_bytes(content)
     if kind == "memory":  # any scheme that fsspec knows, as s3:// is
-        pytest.importorskip("fsspec").filesystem("memory").pipe("/mirror/toy-1.safetensors", content)
+        fsspec = pytest.importorskip("fsspec", reason="fsspec is not installed: it comes with torch")
+        fsspec.filesystem("memory").pipe("/mirror/toy-1.safetensors", content)
     places = {"path": str(folder), "file": folder.as_uri(), "http": serve(behaviour()), "memory": "memory://mirror"}
     monkeypatch.setenv("NDPP_ZOO_MIRROR", f"{tmp_path / 'nothing'}, {places[kind]}")
     monkeypatch.setenv("NDPP_OFFLINE", "1" if kind in ("path", "file") else "0")  # which need no network

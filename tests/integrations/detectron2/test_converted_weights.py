@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-pytest.importorskip("timm")
+pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 
 from ndpp_dense import WhiteningConfig  # noqa: E402
 from ndpp_dense.backbones.cards import R50  # noqa: E402

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("detectron2")
-pytest.importorskip("sklearn")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("sklearn", reason="sklearn is not installed")
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts
 from detectron2.evaluation import COCOEvaluator

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-pytest.importorskip("detectron2")
-pytest.importorskip("sklearn")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("sklearn", reason="sklearn is not installed")
 
 from detectron2.data import Metadata
 from detectron2.data.datasets import load_coco_json

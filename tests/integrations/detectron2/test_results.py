@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-pytest.importorskip("tabulate")
+pytest.importorskip("tabulate", reason="tabulate is not installed")
 
 from ndpp_dense.integrations.detectron2.results import format_results
 

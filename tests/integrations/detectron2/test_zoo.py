@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("detectron2")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
 pytestmark = pytest.mark.detectron2
 
 TINY = (

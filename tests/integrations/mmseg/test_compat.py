@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("mmengine")
+pytest.importorskip("mmengine", reason="mmengine is not installed")
 
 from ndpp_dense.integrations.mmseg import compat
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("mmengine")
-pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("mmengine", reason="mmengine is not installed")
+pytest.importorskip("onnxscript", reason="onnxscript is not installed: extra 'dev'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: extra 'dev'")
 
 import export_onnx as tool  # noqa: E402
 

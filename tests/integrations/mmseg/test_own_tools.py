@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("mmengine")
+pytest.importorskip("mmengine", reason="mmengine is not installed")
 
 from ndpp_dense.config_files import find_config  # noqa: E402
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("mmengine")
+pytest.importorskip("mmengine", reason="mmengine is not installed")
 
 from ndpp_dense.integrations.mmseg.pictures import Prediction, save_predictions  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import save_curves  # noqa: E402

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("mmengine")
+pytest.importorskip("mmengine", reason="mmengine is not installed")
 
 from ndpp_dense.integrations.mmseg.hooks import STATISTICS_KEY  # noqa: E402
 

@@ -6,7 +6,7 @@ import uuid
 import pytest
 from PIL import Image
 
-pytest.importorskip("mmengine")
+pytest.importorskip("mmengine", reason="mmengine is not installed")
 
 import train_seg  # noqa: E402
 

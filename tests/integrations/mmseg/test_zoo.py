@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("mmseg")
+pytest.importorskip("mmseg", reason="MMSegmentation is not installed: extra 'mmseg'")
 pytestmark = pytest.mark.mmseg
 
 SMALL = (
