@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["mismatches"]
 
-_SHOWN = 20  # rows; more would hide what they say
+_SHOWN = 8  # rows of a kind; more would hide what they say
 
 
 def mismatches(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
@@ -19,7 +19,7 @@ def mismatches(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> st
         state: The model's state dictionary.
 
     Returns:
-        A table, a line for each name up to a limit, and the counts; empty where there is no difference.
+        A table, a line for each name up to a limit for each kind, and the counts; empty where there is no difference.
     """
     counted = ".num_batches_tracked"  # which nothing needs
     rows = [("missing", name, "-", _shape(value)) for name, value in state.items() if name not in weights]
@@ -32,11 +32,12 @@ def mismatches(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> st
     ]
     if not rows:
         return ""
-    lines = [("", "name", "in the weights", "in the model"), *rows[:_SHOWN]]
+    kinds = ("missing", "left over", "shape")
+    shown = [row for kind in kinds for row in [row for row in rows if row[0] == kind][:_SHOWN]]
+    lines = [("", "name", "in the weights", "in the model"), *shown]
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    more = [f"... and {len(rows) - _SHOWN} more"] if len(rows) > _SHOWN else []
-    kinds = ("missing", "left over", "shape")
+    more = [f"... and {len(rows) - len(shown)} more"] if len(rows) > len(shown) else []
     counts = ", ".join(f"{sum(row[0] == kind for row in rows)} {kind}" for kind in kinds)
     return "\n".join([*table, *more, f"{len(state)} entries in the model: {counts}"])
 

@@ -28,6 +28,7 @@ custom_hooks = [
     dict(type="NDPPResumeHook"),
     dict(type="NDPPReportHook"),
     dict(type="NDPPStopHook"),
+    dict(type="NDPPLoadHook"),
 ]
 
 val_evaluator = dict(type="ClassIoUMetric", iou_metrics=["mIoU"])

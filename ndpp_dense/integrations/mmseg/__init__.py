@@ -9,6 +9,7 @@ from ndpp_dense.integrations.mmseg.data import CamVidDataset, CheckLabels, Class
 from ndpp_dense.integrations.mmseg.export import export_onnx  # noqa: E402
 from ndpp_dense.integrations.mmseg.hooks import NDPPResumeHook, NDPPStatsHook  # noqa: E402
 from ndpp_dense.integrations.mmseg.layers import NoNorm  # noqa: E402
+from ndpp_dense.integrations.mmseg.loaded import NDPPLoadHook  # noqa: E402
 from ndpp_dense.integrations.mmseg.modeling import build_ndpp_model, to_ndpp  # noqa: E402
 from ndpp_dense.integrations.mmseg.nan_guard import NDPPNaNGuardHook  # noqa: E402
 from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, PoolingResNetV1c  # noqa: E402
@@ -21,6 +22,7 @@ __all__ = [
     "CamVidDataset",
     "CheckLabels",
     "ClassIoUMetric",
+    "NDPPLoadHook",
     "NDPPNaNGuardHook",
     "NDPPPretrainedInit",
     "NDPPReportHook",

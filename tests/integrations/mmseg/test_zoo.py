@@ -127,7 +127,7 @@ def test_the_training_script_starts_from_the_zoo(tiny, streets, tmp_path, monkey
     assert 0 <= evaluated["mIoU"] <= 100
     run("--weights", "tiny")
     log = "".join(path.read_text() for path in folder.glob("*/*.log"))
-    assert "Load checkpoint from ndpp://tiny" in log
+    assert "weights taken from ndpp://tiny, 0 unmatched" in log
     assert "missing keys" not in log
     assert "unexpected key" not in log
     tuned = torch.load(folder / "iter_1.pth", weights_only=False)["state_dict"]
