@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,8 @@ def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | Non
     """
     from ndpp_dense.integrations.mmseg.run_config import build_config
 
-    options = {**zoo_options(model), "log_level": "WARNING"}
+    name = uuid.uuid4().hex  # MMEngine keeps logger and visualizer by name, with the folders that they write to
+    options = {**zoo_options(model), "log_level": "WARNING", "experiment_name": name, "visualizer.name": name}
     config = build_config(model.config, work_dir=str(output), dataset=data, options=options)
     runner = Runner.from_cfg(config)
     load_into(runner.model, weights, model.name)

@@ -1,6 +1,7 @@
 """Weights of the model zoo through MMEngine and MMSegmentation, and pictures."""
 
 import json
+import shutil
 import uuid
 
 import numpy as np
@@ -92,6 +93,20 @@ def test_infer_colours_images_and_writes_json(tiny, tmp_path, capsys):
     assert sum(record["shares"].values()) == pytest.approx(1, abs=1e-2)
     assert record["classes"] == list(CLASSES)
     assert "%" in capsys.readouterr().out
+
+
+def test_one_process_evaluates_one_after_the_other(tiny, streets, tmp_path):
+    from ndpp_dense.integrations.mmseg.zoo import evaluate_zoo_model
+
+    index, network = tiny
+    found = []
+    for number in range(2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found.append(evaluate_zoo_model(index.models["tiny"], network.state_dict(), str(streets), folder))
+        shutil.rmtree(folder)  # as the folder of an evaluation is
+    assert found[0] == found[1]
+    assert 0 <= found[0]["mIoU"] <= 100
 
 
 def test_labels_come_in_colours_and_runs():
