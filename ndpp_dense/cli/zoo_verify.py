@@ -13,6 +13,7 @@ from ndpp_dense.zoo import Cache, ZooError, ZooIndex, ZooModel, load_checkpoint,
 
 __all__ = ["add_parser"]
 
+_NEXT = {"download": "fetches it", "info": "says how it was made: nobody offers it"}
 _GENERATED = "generated"  # how the data of a row begin where the package makes them by itself
 
 
@@ -58,7 +59,8 @@ def _verified(model: ZooModel, index: ZooIndex, cache: Cache, data: str | None, 
     if path is None:
         there = [place for place in (index.shipped(file), cache.blob(file.sha256)) if place.is_file()]
         state = f"DAMAGED: {', '.join(map(str, there))}" if there else "not on this machine"
-        say(f"{model.name}: {state} (`ndpp zoo download {model.name}` fetches it)")
+        offered = "download" if file.urls or index.base_urls else "info"
+        say(f"{model.name}: {state} (`ndpp zoo {offered} {model.name}` {_NEXT[offered]})")
         return not args.names and not there
     say(f"{model.name}: {path} has the right bytes")
     if args.hash_only:
