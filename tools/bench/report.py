@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -106,29 +107,30 @@ def _section(file: Path, folder: Path) -> str:
         f"{made['load'][0]:.1f} before, {record['load_after'][0]:.1f} after; rounds: "
         f"{', '.join(str(case['rounds']) for case in record['cases'])}."
     )
-    parts = [said, result_table(record), *_skipped(record), *(_profile_table(record) if record.get("profile") else [])]
+    parts = [said, *result_tables(record), *_skipped(record), *(_profile_table(record) if record.get("profile") else [])]
     figure = file.with_suffix(".png")
     if figure.exists():
         parts.append(f"![{record['says']}]({os.path.relpath(figure, folder)})")
     return "\n\n".join(parts) + "\n"
 
 
-def result_table(record: Record) -> str:
-    """The median ratio to the baseline with its quartiles, a column a case; of the baseline, the median itself.
+def result_tables(record: Record) -> list[str]:
+    """A table for each quantity and set of peers: the median ratio to the baseline with its quartiles, a column a case.
 
-    What is not a time is exact: there the value stands, with its ratio in brackets.
+    Of the baseline, the median itself. What is not a time is exact: there the value stands, with its ratio in brackets.
     """
-    cases = record["cases"]
-    labels = list(dict.fromkeys(label for case in cases for label in case["peers"]))
-    rows = [[label, *(_cell(case, label) for case in cases)] for label in labels]
+    alike = groupby(record["cases"], key=lambda case: (case["unit"], tuple(case["peers"])))
+    return [_result_table(record["says"], list(cases)) for _, cases in alike]
+
+
+def _result_table(says: str, cases: list[Record]) -> str:
+    rows = [[label, *(_cell(case, label) for case in cases)] for label in cases[0]["peers"]]
     shown = "ratio (quartiles)" if cases[0]["unit"] == "s" else "value (ratio)"
-    return table([f"{record['says']}: {shown}", *(case["name"] for case in cases)], rows)
+    return table([f"{says}: {shown}", *(case["name"] for case in cases)], rows)
 
 
 def _cell(case: Record, label: str) -> str:
-    peer = case["peers"].get(label)
-    if peer is None:
-        return "-"
+    peer = case["peers"][label]
     if label == next(iter(case["peers"])):
         return f"{peer['median']:.4g} {case['unit']}"
     if case["unit"] != "s":
