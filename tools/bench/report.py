@@ -107,7 +107,12 @@ def _section(file: Path, folder: Path) -> str:
         f"{made['load'][0]:.1f} before, {record['load_after'][0]:.1f} after; rounds: "
         f"{', '.join(str(case['rounds']) for case in record['cases'])}."
     )
-    parts = [said, *result_tables(record), *_skipped(record), *(_profile_table(record) if record.get("profile") else [])]
+    parts = [
+        said,
+        *result_tables(record),
+        *_skipped(record),
+        *(_profile_table(record) if record.get("profile") else []),
+    ]
     figure = file.with_suffix(".png")
     if figure.exists():
         parts.append(f"![{record['says']}]({os.path.relpath(figure, folder)})")
