@@ -113,3 +113,13 @@ def inference_step(model: nn.Module, x: Tensor, settings: Settings) -> Step:
             model(x)
 
     return step
+
+
+def batches(settings: Settings) -> list[int]:
+    """Of images at 224 pixels; 64 is for GPUs, a round of it would take minutes on a CPU."""
+    return [1, 8, 64] if settings.device == "cuda" else [1, 8]
+
+
+def images(batch: int, size: int, settings: Settings, channels: int = 3) -> Tensor:
+    """Random images."""
+    return settings.place(torch.randn(batch, channels, size, size))

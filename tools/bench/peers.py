@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from ndpp_dense.layers import NDConv2d
+from ndpp_dense import NDConv2d, WhiteningConfig, convert_to_ndpp
 from ndpp_dense.layers.whitening import MIN_ROWS_PER_COLUMN
 from ndpp_dense.module_surgery import replace_modules
 from ndpp_dense.ops.collectives import sum_over_ranks, world_size
@@ -173,3 +173,10 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
                 setattr(parent, name, nn.Identity())
             before = name if isinstance(child, nn.Conv2d) else ""
     return model.requires_grad_(False)
+
+
+def whitened(model: nn.Module, preset: str, unfold: bool = False, schedule: str = "fresh") -> nn.Module:
+    """Converts a model to ND++; ``unfold`` makes its convolutions work the obvious way."""
+    config = WhiteningConfig.paper("imagenet") if preset == "paper" else WhiteningConfig.fast("imagenet")
+    convert_to_ndpp(model, config.override({"schedule": schedule}))
+    return obvious(model) if unfold else model

@@ -1,20 +1,21 @@
-"""The suites on classifiers and single layers, and the list of all suites."""
+"""The suites on training of classifiers and single layers, and the list of all suites."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bench.case import Case, Settings, Step, Suite, inference_step, training_step
+from bench.case import Case, Settings, Step, Suite, batches, images, training_step
 from bench.collectives import collective_cases
 from bench.frameworks import detector_cases, segmentor_cases
+from bench.inference import inference_cases, pooling_cases
 from bench.memory import memory_step
-from bench.peers import IterNorm2d, fold_batch_norms, obvious, replace_norms
+from bench.peers import IterNorm2d, replace_norms, whitened
 from bench.profile import profile
 from bench.solver import solver_cases
-from ndpp_dense import WhiteningConfig, convert_to_ndpp, create_backbone, fold_ndpp
+from ndpp_dense import create_backbone
 
 LAYERS = {  # in, out, kernel, stride, side of the input: what ResNet-50 has at 224 pixels
     "7x7/2, 3 to 64, 224": (3, 64, 7, 2, 224),
@@ -24,14 +25,6 @@ LAYERS = {  # in, out, kernel, stride, side of the input: what ResNet-50 has at 
     "1x1, 1024 to 256, 14": (1024, 256, 1, 1, 14),
     "3x3, 512 to 512, 7": (512, 512, 3, 1, 7),
 }
-POOLING = ("resnet50", "resnet50_max", "resnet50_hybrid", "resnet50_deform_max")
-
-
-def whitened(model: nn.Module, preset: str, unfold: bool = False, schedule: str = "fresh") -> nn.Module:
-    """Converts a model to ND++; ``unfold`` makes its convolutions work the obvious way."""
-    config = WhiteningConfig.paper("imagenet") if preset == "paper" else WhiteningConfig.fast("imagenet")
-    convert_to_ndpp(model, config.override({"schedule": schedule}))
-    return obvious(model) if unfold else model
 
 
 def frozen_norm(channels: int) -> nn.Module:
@@ -56,16 +49,6 @@ METHODS: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
-def batches(settings: Settings) -> list[int]:
-    """Of images at 224 pixels; 64 is for GPUs, a round of it would take minutes on a CPU."""
-    return [1, 8, 64] if settings.device == "cuda" else [1, 8]
-
-
-def images(batch: int, size: int, settings: Settings, channels: int = 3) -> Tensor:
-    """Random images."""
-    return settings.place(torch.randn(batch, channels, size, size))
-
-
 def layer_cases(settings: Settings) -> list[Case]:
     """Training steps of one convolution and its norm."""
 
@@ -82,10 +65,11 @@ def layer_cases(settings: Settings) -> list[Case]:
     return [Case(name, {method: partial(build, shape, method) for method in names}) for name, shape in shapes]
 
 
-def backbone_step(method: str, batch: int, size: int, settings: Settings) -> Step:
+def backbone_step(method: str, batch: int, size: int, settings: Settings, compiled: bool = False) -> Step:
     """A training step of ResNet-50."""
     model = settings.place(METHODS[method](create_backbone("resnet50")))
-    return training_step(model, images(batch, size, settings), settings)
+    chosen: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
+    return training_step(chosen, images(batch, size, settings), settings)
 
 
 def backbone_sizes(settings: Settings) -> list[tuple[int, int]]:
@@ -94,14 +78,19 @@ def backbone_sizes(settings: Settings) -> list[tuple[int, int]]:
 
 
 def backbone_cases(settings: Settings) -> list[Case]:
-    """Training steps of ResNet-50 with every norm."""
-    return [
+    """Training steps of ResNet-50 with every norm; of the largest size compiled ones too."""
+    sizes = backbone_sizes(settings)
+    cases = [
         Case(
-            f"batch {batch}, {size} px",
-            {name: partial(backbone_step, name, batch, size, settings) for name in METHODS},
+            f"batch {batch}, {size} px", {name: partial(backbone_step, name, batch, size, settings) for name in METHODS}
         )
-        for batch, size in backbone_sizes(settings)
+        for batch, size in sizes
     ]
+    if settings.quick:
+        return cases
+    batch, size = sizes[-1]
+    steps = {name: partial(backbone_step, name, batch, size, settings, True) for name in ("BN", "GN", "ND++ fast")}
+    return [*cases, Case(f"batch {batch}, {size} px, compiled", steps)]
 
 
 def profiled(settings: Settings) -> dict[str, dict[str, float | None]]:
@@ -133,54 +122,6 @@ def memory_cases(settings: Settings) -> list[Case]:
             exact=True,
         )
         for batch, size in sizes
-    ]
-
-
-def pooling_cases(settings: Settings) -> list[Case]:
-    """Inference of ResNet-50 and of its pooling relatives, by layout."""
-
-    def build(name: str, batch: int, layout: torch.memory_format, compiled: bool) -> Step:
-        model = create_backbone(name).to(device=settings.device, memory_format=layout)  # type: ignore[call-overload]
-        x = torch.randn(batch, 3, 224, 224, device=settings.device).contiguous(memory_format=layout)
-        return inference_step(torch.compile(model) if compiled else model, x, settings)  # type: ignore[arg-type]
-
-    layouts = {"channels_last": torch.channels_last, "NCHW": torch.contiguous_format}
-    sizes: Sequence[int] = [1] if settings.quick else batches(settings)
-    return [
-        Case(
-            f"batch {batch}, {layout}, {'compiled' if compiled else 'eager'}",
-            {name: partial(build, name, batch, layouts[layout], compiled) for name in POOLING},
-        )
-        for compiled in ([False] if settings.quick else [False, True])
-        for batch in sizes
-        for layout in layouts
-    ]
-
-
-def inference_cases(settings: Settings) -> list[Case]:
-    """Inference of ResNet-50: folded and not."""
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "BN folded": lambda: fold_batch_norms(create_backbone("resnet50")),
-        "BN": lambda: create_backbone("resnet50"),
-        "ND++ folded": lambda: fold_ndpp(whitened(create_backbone("resnet50"), "fast")),
-        "ND++ converted": lambda: whitened(create_backbone("resnet50"), "fast"),
-        "ND++ folded, no local scale": lambda: fold_ndpp(
-            create_backbone("resnet50", ndpp=WhiteningConfig(local_scale="none"))
-        ),
-    }
-
-    def build(name: str, batch: int, compiled: bool) -> Step:
-        model = settings.place(makers[name]())
-        x = images(batch, 224, settings)
-        return inference_step(torch.compile(model) if compiled else model, x, settings)  # type: ignore[arg-type]
-
-    return [
-        Case(
-            f"batch {batch}, 224 px, {'compiled' if compiled else 'eager'}",
-            {name: partial(build, name, batch, compiled) for name in makers},
-        )
-        for compiled in ([False] if settings.quick else [False, True])
-        for batch in ([1] if settings.quick else batches(settings))
     ]
 
 
