@@ -74,9 +74,11 @@ def run(args: argparse.Namespace) -> None:
     """Measure, train, test and write."""
     import torch
 
-    from ndpp_dense.robustness import PEERS, evaluate, learned, measure, open_peers, open_stages, shift_ratios
+    from ndpp_dense.robustness import PEERS, evaluate, learned, measure, open_peers, open_stages, shift_ratios, variants
     from ndpp_dense.robustness import perceptual_report as report
+    from ndpp_dense.robustness.perceptual_training import check_loss
 
+    check_loss(args.loss)
     opinions = open_set(args)
     peers, missing = open_peers(PEERS if args.peers is None else args.peers)
     split = split_of(args, opinions)
@@ -97,9 +99,9 @@ def run(args: argparse.Namespace) -> None:
             distance.weight.copy_(weights[name])
         distance.save_weight(folder / f"{name}.safetensors", model=args.model, opinions=opinions.name, loss=args.loss)
     if args.opinions == "generated":
-        trained = {f"{name} trained": distance for name, distance in own.items()}
         others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
-        ratios = shift_ratios(opinions, sorted(split.test), {**trained, **others}, seed=args.seed, device=device)
+        distances = {**variants(own, weights), **others}
+        ratios = shift_ratios(opinions, sorted(split.test), distances, seed=args.seed, device=device)
     report.write_json(report.results(opinions, split, rows, ratios, missing), folder / "results.json")
     report.write_distances(opinions, split, rows, folder / "distances.csv")
     report.write_figures(rows, ratios, folder)

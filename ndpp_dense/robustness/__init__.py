@@ -7,7 +7,7 @@ from ndpp_dense.robustness.opinion_sets import OpinionSet, Pair, ReferenceSplit,
 from ndpp_dense.robustness.peers import PEERS, ActivationDistance, open_peers
 from ndpp_dense.robustness.perceptual import GapDistance, MeanGapDistance, WeightedDistance, gap_distance
 from ndpp_dense.robustness.perceptual_backbone import open_stages
-from ndpp_dense.robustness.perceptual_evaluation import evaluate, learned, measure
+from ndpp_dense.robustness.perceptual_evaluation import evaluate, learned, measure, variants
 from ndpp_dense.robustness.perceptual_invariance import shift_ratios
 from ndpp_dense.robustness.perceptual_stages import StageMaps
 from ndpp_dense.robustness.perceptual_training import fit_weight, train_weight
@@ -38,4 +38,5 @@ __all__ = [
     "shift_ratios",
     "split_references",
     "train_weight",
+    "variants",
 ]

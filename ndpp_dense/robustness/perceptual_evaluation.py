@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +19,7 @@ from ndpp_dense.robustness.perceptual import GapDistance, WeightedDistance, weig
 from ndpp_dense.robustness.perceptual_stages import StageMaps
 from ndpp_dense.robustness.perceptual_training import train_weight
 
-__all__ = ["OWN", "Row", "evaluate", "learned", "measure"]
+__all__ = ["OWN", "Row", "evaluate", "learned", "measure", "variants"]
 
 Metric = Callable[[Tensor, Tensor], Tensor]  # of images of [0, 1], (N,) or terms (N, F)
 OWN = {"gap": "GAP", "activation": "activations in place"}  # distances on the backbone that is given
@@ -50,6 +51,20 @@ class Row:
 def learned(stages: StageMaps) -> dict[str, WeightedDistance]:
     """Our distance and its fair peer on a backbone, by the names of ``OWN``."""
     return {"gap": GapDistance(stages), "activation": ActivationDistance(stages)}
+
+
+def variants(distances: Mapping[str, WeightedDistance], weights: Mapping[str, Tensor]) -> dict[str, Metric]:
+    """Every distance with uniform and with given weights, named as the rows of :func:`evaluate` are."""
+    found: dict[str, Metric] = {}
+    for name, distance in distances.items():
+        for variant, weight in zip(_VARIANTS, (None, weights[name]), strict=True):
+            found[f"{name} {variant}"] = partial(_weighted, distance, weight)
+    return found
+
+
+def _weighted(distance: WeightedDistance, weight: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    terms = distance.terms(a, b)
+    return weighted_root_mean(terms, None if weight is None else weight.to(terms.device))
 
 
 @torch.no_grad()

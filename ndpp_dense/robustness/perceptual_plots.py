@@ -20,6 +20,8 @@ _LABELS = {
     "gap uniform": "GAP, uniform weights",
     "activation trained": "activations in place, trained weights",
     "activation uniform": "activations in place, uniform weights",
+    "random gap trained": "GAP, untrained backbone, trained weights",
+    "random gap uniform": "GAP, untrained backbone, uniform weights",
     "psnr": "PSNR",
     "ssim": "SSIM",
     "lpips_vgg": "LPIPS (VGG-16)",

@@ -12,7 +12,7 @@ from torch import Tensor
 from ndpp_dense.robustness.opinion_sets import Pair, ReferenceSplit
 from ndpp_dense.robustness.perceptual import weighted_root_mean
 
-__all__ = ["LOSSES", "fit_weight", "train_weight"]
+__all__ = ["LOSSES", "check_loss", "fit_weight", "train_weight"]
 
 LOSSES = ("rank", "pearson")
 _COMPARISONS = 4096  # of two pairs each, drawn for a step of the rank loss
@@ -74,8 +74,7 @@ def fit_weight(
     Raises:
         ValueError: Unknown loss, or terms that are all zero.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"Unknown loss {loss!r}: choose from {', '.join(LOSSES)}.")
+    check_loss(loss)
     terms = terms.detach().float()
     mean = terms.mean(dim=0)
     if not bool((mean > 0).any()):
@@ -102,6 +101,16 @@ def fit_weight(
         optimizer.step()
     weight = (start + shift.detach()).exp()
     return weight / weight.square().mean().sqrt()
+
+
+def check_loss(loss: str) -> None:
+    """Refuses an unknown loss.
+
+    Raises:
+        ValueError: Names the choices.
+    """
+    if loss not in LOSSES:
+        raise ValueError(f"Unknown loss {loss!r}: choose from {', '.join(LOSSES)}.")
 
 
 def _pearson(distance: Tensor, opinion: Tensor) -> Tensor:

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+import torch
+
+from ndpp_dense.robustness import (
+    GeneratedOpinions,
+    agreement,
+    evaluate,
+    learned,
+    measure,
+    shift_ratios,
+    split_references,
+    variants,
+)
+from ndpp_dense.robustness.distortions import centre
+from ndpp_dense.robustness.peers import negative_psnr, ssim_distance
+from ndpp_dense.robustness.perceptual_invariance import matched
+
+
+@pytest.fixture
+def opinions(picture_folder):
+    return GeneratedOpinions(picture_folder, size=64, kinds=["blur", "noise", "shift"])
+
+
+def test_pairs_are_measured_in_their_order_whatever_the_batch(opinions, stages):
+    metrics = {"psnr": negative_psnr, "gap": learned(stages)["gap"].terms}
+    seen = []
+    found = measure(opinions, metrics, batch_size=4, report=lambda done, total: seen.append((done, total)))
+    assert found["psnr"].shape == (90,)
+    assert found["gap"].shape == (90, 12)
+    assert seen[-1] == (90, 90)
+    pair = opinions.pairs[37]
+    alone = negative_psnr(opinions.reference(pair.reference)[None], opinions.distorted(pair)[None])
+    torch.testing.assert_close(found["psnr"][37:38], alone)
+    torch.testing.assert_close(measure(opinions, metrics, batch_size=90)["gap"], found["gap"])
+
+
+def test_rows_are_of_the_test_references(opinions, stages):
+    split = split_references(opinions, 0.5, 0)
+    own = learned(stages)
+    measured = measure(opinions, {**{name: d.terms for name, d in own.items()}, "psnr": negative_psnr})
+    measured["oracle"] = torch.tensor([pair.difference for pair in opinions.pairs])
+    rows, weights = evaluate(opinions, measured, split)
+    assert list(rows) == ["gap uniform", "gap trained", "activation uniform", "activation trained", "psnr", "oracle"]
+    assert rows["oracle"].agreement.spearman.value == pytest.approx(1)
+    test = split.rows(opinions.pairs, "test")
+    pairs = [opinions.pairs[row] for row in test]
+    expected = agreement(
+        measured["psnr"].numpy()[test],
+        [pair.difference for pair in pairs],
+        [pair.reference for pair in pairs],
+        [pair.kind for pair in pairs],
+    )
+    assert rows["psnr"].agreement == expected
+    kinds = np.mean([interval.value for interval in rows["psnr"].by_kind.values()])
+    assert kinds == pytest.approx(expected.spearman.value)
+    assert rows["gap trained"].lead.value == 0
+    lead = rows["gap trained"].agreement.spearman.value - 1
+    assert rows["oracle"].lead.value == pytest.approx(lead)
+    assert set(weights) == {"gap", "activation"}
+
+
+def test_the_values_of_rows_are_those_of_the_distances(opinions, stages):
+    own = learned(stages)
+    rows, weights = evaluate(
+        opinions, measure(opinions, {n: d.terms for n, d in own.items()}), split_references(opinions)
+    )
+    with torch.no_grad():
+        own["gap"].weight.copy_(weights["gap"])
+    pair = opinions.pairs[50]
+    images = opinions.reference(pair.reference)[None], opinions.distorted(pair)[None]
+    assert float(own["gap"](*images)) == pytest.approx(rows["gap trained"].values[50], rel=1e-4)
+    assert float(variants(own, weights)["gap trained"](*images)) == pytest.approx(
+        rows["gap trained"].values[50], rel=1e-4
+    )
+    assert float(variants(own, weights)["gap uniform"](*images)) == pytest.approx(
+        rows["gap uniform"].values[50], rel=1e-4
+    )
+
+
+def test_weights_that_are_given_are_not_trained(opinions, stages):
+    terms = measure(opinions, {"gap": learned(stages)["gap"].terms})
+    rows, weights = evaluate(opinions, terms, split_references(opinions), given={"gap": torch.ones(12)})
+    assert torch.equal(weights["gap"], torch.ones(12))
+    np.testing.assert_array_equal(rows["gap trained"].values, rows["gap uniform"].values)
+
+
+def test_copies_that_are_compared_change_as_much(opinions):
+    picture = opinions.picture("p0.png")
+    reference = centre(picture, 8)
+    moved = [centre(picture, 8, right=shift) for shift in (1, 4)]
+    noisy, blurred = matched(reference, moved, torch.Generator().manual_seed(0))
+    for copy, shifted in [*zip(noisy, moved, strict=True), (blurred[0], moved[0])]:
+        expected = float((shifted - reference).square().mean())
+        assert float((copy - reference).square().mean()) == pytest.approx(expected, rel=0.01)
+    assert blurred[1] is None  # such textures differ from their neighbours by more than from their mean
+
+
+def test_ratios_are_one_for_the_mean_square_and_less_for_averages(opinions, circular_stages):
+    def error(a, b):
+        return (a - b).square().mean(dim=(1, 2, 3)).sqrt()
+
+    distances = {"error": error, "gap": learned(circular_stages)["gap"], "ssim": ssim_distance}
+    found = shift_ratios(opinions, opinions.names, distances)
+    for interval in (*found["error"].noise, found["error"].mean_noise):
+        assert interval.value == pytest.approx(1, abs=0.01)
+    assert len(found["gap"].noise) == len(found["gap"].blur) == 8
+    assert found["gap"].mean_noise.value < 0.7
+    assert found["gap"].mean_noise.high < found["ssim"].mean_noise.low
+    assert 0 < found["gap"].no_blur < 1
