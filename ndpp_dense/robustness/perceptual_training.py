@@ -120,5 +120,5 @@ def _pearson(distance: Tensor, opinion: Tensor) -> Tensor:
 def _rank(distance: Tensor, opinion: Tensor, count: int, generator: torch.Generator) -> Tensor:
     first, second = torch.randint(len(distance), (2, count), generator=generator)
     order = (opinion[first] - opinion[second]).sign().to(distance)
-    gap = (distance[first] - distance[second]) / distance.detach().std().clamp_min(1e-12)
+    gap = (distance[first] - distance[second]) / distance.std().clamp_min(1e-12)
     return (F.softplus(-_SHARPNESS * order * gap) * order.abs()).sum() / order.abs().sum().clamp_min(1)
