@@ -134,7 +134,7 @@ def rank_correlations(
 ) -> np.ndarray:
     """Spearman's and, if wanted, Kendall's coefficient, each the mean over scales; not a number without any order."""
     try:
-        from scipy.stats import kendalltau, spearmanr
+        from scipy.stats import kendalltau, rankdata
     except ModuleNotFoundError as error:
         message = "Rank correlations need SciPy, which is not installed: install ndpp-dense[pretrain]."
         raise ModuleNotFoundError(message, name="scipy") from error
@@ -143,5 +143,5 @@ def rank_correlations(
         warnings.simplefilter("ignore")  # of resamples without any order
         for scale in np.unique(scales):
             x, y = distance[scales == scale], opinion[scales == scale]
-            found.append((spearmanr(x, y)[0], *([kendalltau(x, y)[0]] if kendall else [])))
+            found.append((np.corrcoef(rankdata(x), rankdata(y))[0, 1], *([kendalltau(x, y)[0]] if kendall else [])))
         return np.nanmean(np.array(found, dtype=float), axis=0)
