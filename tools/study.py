@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         add_commands(names.add_parser(name, help=study.text.splitlines()[0].lstrip("# ")), study)
     others = {name: import_module(f"studies.{name}") for name in OWN_COMMANDS}
     for name, module in others.items():
-        module.add_commands(names.add_parser(name, help=module.__doc__.splitlines()[0]))
+        module.add_commands(names.add_parser(name, help=str(module.__doc__).splitlines()[0]))
     args = parser.parse_args(argv)
     if args.study in others:
         others[args.study].obey(args)

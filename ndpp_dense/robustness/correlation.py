@@ -50,8 +50,8 @@ class Agreement:
 def agreement(
     distance: Sequence[float] | np.ndarray,
     opinion: Sequence[float] | np.ndarray,
-    references: Sequence[str],
-    scales: Sequence[str] | None = None,
+    references: Sequence[str] | np.ndarray,
+    scales: Sequence[str] | np.ndarray | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Agreement:
@@ -81,7 +81,7 @@ def agreement(
     for scale in dict.fromkeys(on):
         for what, values in (("distance", distances[on == scale]), ("opinion", opinions[on == scale])):
             if not len(values) or values.min() == values.max():
-                where = f" on the scale {scale!r}" if scale else ""
+                where = f" on the scale {str(scale)!r}" if scale else ""
                 raise ValueError(
                     f"Nothing to correlate: the {what} of all {len(values)} pairs{where} is equal. "
                     "Constant images and copies have no order; give more pairs."

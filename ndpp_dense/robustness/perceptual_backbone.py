@@ -14,6 +14,7 @@ __all__ = ["PRETRAINED", "open_stages"]
 
 PRETRAINED = "pretrained"  # in place of a file: the weights that timm publishes, downloaded
 _CLASSIFIERS = ("fc.", "head.", "classifier.", "pre_logits.", "head_fc.")
+_NAME_IT = "Name the backbone, or the config, that they were trained with."
 
 
 def open_stages(name: str, weights: str | Path | None = None) -> StageMaps:
@@ -68,13 +69,17 @@ def _load(network: nn.Module, path: Path, name: str) -> None:
         raise FileNotFoundError(f"weights: there is no file {path}.")
     try:
         found = load_state_dict(str(path))
-        missing, left = network.load_state_dict(found, strict=False)
     except READ_ERRORS as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"weights: {path} is not readable as weights of {name}: {reason}") from error
+        raise ValueError(f"weights: cannot read {path}: {reason}. Copy or download it again.") from error
+    try:
+        missing, left = network.load_state_dict(found, strict=False)
+    except RuntimeError as error:  # of other shapes
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"weights: {path} does not fit {name}: {reason}. {_NAME_IT}") from error
     left = [key for key in left if not key.startswith(_CLASSIFIERS)]
     if missing or left:
         raise ValueError(
             f"weights: {path} does not fit {name}: {len(missing)} missing ({', '.join(missing[:3])}), {len(left)} left "
-            f"over ({', '.join(left[:3])}). Name the backbone, or the config, that they were trained with."
+            f"over ({', '.join(left[:3])}). {_NAME_IT}"
         )

@@ -109,6 +109,7 @@ def evaluate(
     loss: str = "rank",
     seed: int = 0,
     given: Mapping[str, Tensor] | None = None,
+    resamples: int = 1000,
 ) -> tuple[dict[str, Row], dict[str, Tensor]]:
     """Correlates distances with opinions on the test references.
 
@@ -120,6 +121,7 @@ def evaluate(
         loss: Of the training, see :func:`ndpp_dense.robustness.perceptual_training.fit_weight`.
         seed: Of training and resamples.
         given: Weights to use in place of training, by the names of ``measured``.
+        resamples: For the intervals.
 
     Returns:
         Rows by name, and the weights by the names of ``measured``. "gap trained" is the first where there is one.
@@ -137,14 +139,16 @@ def evaluate(
     rows = split.rows(opinions.pairs, "test")
     pairs = [opinions.pairs[row] for row in rows]
     first = next(name for name in ("gap trained", *values) if name in values)
-    return {name: _row(value, value[rows], values[first][rows], pairs, seed) for name, value in values.items()}, weights
+    return {name: _row(value, rows, values[first], pairs, (resamples, seed)) for name, value in values.items()}, weights
 
 
-def _row(values: np.ndarray, chosen: np.ndarray, first: np.ndarray, pairs: Sequence[Pair], seed: int) -> Row:
+def _row(values: np.ndarray, test: np.ndarray, first: np.ndarray, pairs: Sequence[Pair], draws: tuple[int, int]) -> Row:
+    """From distances of all pairs, and those of the first row; ``pairs`` are the test's."""
+    chosen, first = values[test], first[test]
     opinion = np.array([pair.difference for pair in pairs])
     references = np.array([pair.reference for pair in pairs])
     scales, kinds = np.array([pair.scale for pair in pairs]), np.array([pair.kind for pair in pairs])
-    total = agreement(chosen, opinion, references, scales, seed=seed)
+    total = agreement(chosen, opinion, references, scales, *draws)
 
     def of_kinds(rows: np.ndarray) -> np.ndarray:
         own = [rows[kinds[rows] == kind] for kind in names]
@@ -155,5 +159,5 @@ def _row(values: np.ndarray, chosen: np.ndarray, first: np.ndarray, pairs: Seque
         return np.subtract(*both)[:1]
 
     names = sorted(set(kinds))
-    by_kind = dict(zip(names, map(within_one, bootstrap(of_kinds, references, 200, seed)), strict=True))
-    return Row(total, by_kind, bootstrap(lead, references, seed=seed)[0], values)
+    by_kind = dict(zip(names, map(within_one, bootstrap(of_kinds, references, *draws)), strict=True))
+    return Row(total, by_kind, bootstrap(lead, references, *draws)[0], values)

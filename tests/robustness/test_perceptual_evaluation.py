@@ -40,7 +40,7 @@ def test_rows_are_of_the_test_references(opinions, stages):
     own = learned(stages)
     measured = measure(opinions, {**{name: d.terms for name, d in own.items()}, "psnr": negative_psnr})
     measured["oracle"] = torch.tensor([pair.difference for pair in opinions.pairs])
-    rows, weights = evaluate(opinions, measured, split)
+    rows, weights = evaluate(opinions, measured, split, resamples=50)
     assert list(rows) == ["gap uniform", "gap trained", "activation uniform", "activation trained", "psnr", "oracle"]
     assert rows["oracle"].agreement.spearman.value == pytest.approx(1)
     test = split.rows(opinions.pairs, "test")
@@ -50,6 +50,7 @@ def test_rows_are_of_the_test_references(opinions, stages):
         [pair.difference for pair in pairs],
         [pair.reference for pair in pairs],
         [pair.kind for pair in pairs],
+        resamples=50,
     )
     assert rows["psnr"].agreement == expected
     kinds = np.mean([interval.value for interval in rows["psnr"].by_kind.values()])
@@ -62,25 +63,21 @@ def test_rows_are_of_the_test_references(opinions, stages):
 
 def test_the_values_of_rows_are_those_of_the_distances(opinions, stages):
     own = learned(stages)
-    rows, weights = evaluate(
-        opinions, measure(opinions, {n: d.terms for n, d in own.items()}), split_references(opinions)
-    )
+    measured = measure(opinions, {name: distance.terms for name, distance in own.items()})
+    rows, weights = evaluate(opinions, measured, split_references(opinions), resamples=9)
     with torch.no_grad():
         own["gap"].weight.copy_(weights["gap"])
     pair = opinions.pairs[50]
     images = opinions.reference(pair.reference)[None], opinions.distorted(pair)[None]
-    assert float(own["gap"](*images)) == pytest.approx(rows["gap trained"].values[50], rel=1e-4)
-    assert float(variants(own, weights)["gap trained"](*images)) == pytest.approx(
-        rows["gap trained"].values[50], rel=1e-4
-    )
-    assert float(variants(own, weights)["gap uniform"](*images)) == pytest.approx(
-        rows["gap uniform"].values[50], rel=1e-4
-    )
+    called = {"gap trained": own["gap"], **variants({"activation": own["activation"]}, weights)}
+    called["gap uniform"] = variants(own, weights)["gap uniform"]
+    for name, distance in called.items():
+        assert distance(*images).item() == pytest.approx(rows[name].values[50], rel=1e-4)
 
 
 def test_weights_that_are_given_are_not_trained(opinions, stages):
     terms = measure(opinions, {"gap": learned(stages)["gap"].terms})
-    rows, weights = evaluate(opinions, terms, split_references(opinions), given={"gap": torch.ones(12)})
+    rows, weights = evaluate(opinions, terms, split_references(opinions), given={"gap": torch.ones(12)}, resamples=9)
     assert torch.equal(weights["gap"], torch.ones(12))
     np.testing.assert_array_equal(rows["gap trained"].values, rows["gap uniform"].values)
 
