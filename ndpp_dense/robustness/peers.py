@@ -80,8 +80,8 @@ def _windowed(x: Tensor) -> Tensor:
 
 def _lpips(network: str) -> Distance:
     """LPIPS by its own package, with torchvision's weights of its backbone."""
-    _need_package("lpips")
-    weights = _torchvision_weights({"vgg": "VGG16_Weights", "alex": "AlexNet_Weights"}[network])
+    file = _published_weights("lpips", {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights"}[network])
+    weights: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     import lpips  # pyright: ignore[reportMissingImports]
 
     with _quiet():
@@ -99,8 +99,7 @@ def _lpips(network: str) -> Distance:
 
 def _dists() -> Distance:
     """DISTS by its own package, with torchvision's weights of VGG-16."""
-    _need_package("DISTS_pytorch")
-    _torchvision_weights("VGG16_Weights")
+    _published_weights("DISTS_pytorch", "VGG16_Weights")
     from DISTS_pytorch import DISTS  # pyright: ignore[reportMissingImports]
 
     with _quiet():
@@ -147,21 +146,23 @@ def open_peers(names: Iterable[str] = tuple(PEERS)) -> tuple[dict[str, Distance]
     return found, missing
 
 
-def _need_package(name: str) -> None:
-    for package in ("torchvision", name):
-        if find_spec(package) is None:
-            raise PeerUnavailableError(f"needs the package {package}: pip install {package.replace('_', '-')}")
+def _published_weights(package: str, name: str) -> Path:
+    """The file of torchvision's weights, where torch keeps its downloads, and a package that is installed."""
+    missing = [f"the package {word} (pip install {word.replace('_', '-')})" for word in _absent("torchvision", package)]
+    if "torchvision" not in _absent("torchvision"):
+        from torchvision import models
+
+        address = str(getattr(models, name).IMAGENET1K_V1.url)
+        file = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[-1]
+        if not missing and file.is_file():
+            return file
+        if not file.is_file():
+            missing.append(f"torchvision's weights ({file.name} in $TORCH_HOME/hub/checkpoints)")
+    raise PeerUnavailableError(f"needs {' and '.join(missing)}")
 
 
-def _torchvision_weights(name: str) -> dict[str, Any]:
-    """The published weights, from where torch keeps its downloads."""
-    from torchvision import models
-
-    address = str(getattr(models, name).IMAGENET1K_V1.url)
-    file = Path(torch.hub.get_dir()) / "checkpoints" / address.rsplit("/", 1)[-1]
-    if not file.is_file():
-        raise PeerUnavailableError(f"needs torchvision's weights: put {file.name} into $TORCH_HOME/hub/checkpoints")
-    return torch.load(file, map_location="cpu", weights_only=True)
+def _absent(*packages: str) -> list[str]:
+    return [package for package in packages if find_spec(package) is None]
 
 
 @contextmanager
