@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure, train, test and write."""
     import torch
 
-    from ndpp_dense.robustness import PEERS, evaluate, learned, measure, open_peers, open_stages, shift_ratios, variants
+    from ndpp_dense.robustness import PEERS, evaluate, learned, measure, open_peers, open_stages, shift_ratios
     from ndpp_dense.robustness import perceptual_report as report
     from ndpp_dense.robustness.perceptual_training import check_loss
 
@@ -100,8 +100,8 @@ def run(args: argparse.Namespace) -> None:
         distance.save_weight(folder / f"{name}.safetensors", model=args.model, opinions=opinions.name, loss=args.loss)
     if args.opinions == "generated":
         others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
-        distances = {**variants(own, weights), **others}
-        ratios = shift_ratios(opinions, sorted(split.test), distances, seed=args.seed, device=device)
+        distances = {**{name: distance.terms for name, distance in own.items()}, **others}
+        ratios = shift_ratios(opinions, sorted(split.test), distances, weights, seed=args.seed, device=device)
     report.write_json(report.results(opinions, split, rows, ratios, missing), folder / "results.json")
     report.write_distances(opinions, split, rows, folder / "distances.csv")
     report.write_figures(rows, ratios, folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -53,18 +52,10 @@ def learned(stages: StageMaps) -> dict[str, WeightedDistance]:
     return {"gap": GapDistance(stages), "activation": ActivationDistance(stages)}
 
 
-def variants(distances: Mapping[str, WeightedDistance], weights: Mapping[str, Tensor]) -> dict[str, Metric]:
-    """Every distance with uniform and with given weights, named as the rows of :func:`evaluate` are."""
-    found: dict[str, Metric] = {}
-    for name, distance in distances.items():
-        for variant, weight in zip(_VARIANTS, (None, weights[name]), strict=True):
-            found[f"{name} {variant}"] = partial(_weighted, distance, weight)
-    return found
-
-
-def _weighted(distance: WeightedDistance, weight: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    terms = distance.terms(a, b)
-    return weighted_root_mean(terms, None if weight is None else weight.to(terms.device))
+def variants(name: str, terms: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """Distances ``(N,)`` from terms ``(N, F)``, with uniform and with given weights, by the names of rows."""
+    weights = (None, weight.to(terms.device))
+    return {f"{name} {word}": weighted_root_mean(terms, own) for word, own in zip(_VARIANTS, weights, strict=True)}
 
 
 @torch.no_grad()
@@ -134,8 +125,7 @@ def evaluate(
             continue
         own = (given or {}).get(name)
         weights[name] = train_weight(found, opinions.pairs, split, loss, seed) if own is None else own.detach().cpu()
-        for variant, weight in zip(_VARIANTS, (None, weights[name]), strict=True):
-            values[f"{name} {variant}"] = weighted_root_mean(found, weight).double().numpy()
+        values |= {row: distance.double().numpy() for row, distance in variants(name, found, weights[name]).items()}
     rows = split.rows(opinions.pairs, "test")
     pairs = [opinions.pairs[row] for row in rows]
     first = next(name for name in ("gap trained", *values) if name in values)
@@ -147,17 +137,17 @@ def _row(values: np.ndarray, test: np.ndarray, first: np.ndarray, pairs: Sequenc
     chosen, first = values[test], first[test]
     opinion = np.array([pair.difference for pair in pairs])
     references = np.array([pair.reference for pair in pairs])
-    scales, kinds = np.array([pair.scale for pair in pairs]), np.array([pair.kind for pair in pairs])
-    total = agreement(chosen, opinion, references, scales, *draws)
+    names, kinds = np.unique([pair.kind for pair in pairs], return_inverse=True)
+    scales = np.unique([pair.scale for pair in pairs], return_inverse=True)[1]
+    total = agreement(chosen, opinion, references, [pair.scale for pair in pairs], *draws)
 
     def of_kinds(rows: np.ndarray) -> np.ndarray:
-        own = [rows[kinds[rows] == kind] for kind in names]
+        own = [rows[kinds[rows] == kind] for kind in range(len(names))]
         return np.array([rank_correlations(chosen[r], opinion[r], scales[r], kendall=False)[0] for r in own])
 
     def lead(rows: np.ndarray) -> np.ndarray:
         both = (rank_correlations(value[rows], opinion[rows], scales[rows], kendall=False) for value in (first, chosen))
         return np.subtract(*both)[:1]
 
-    names = sorted(set(kinds))
-    by_kind = dict(zip(names, map(within_one, bootstrap(of_kinds, references, *draws)), strict=True))
+    by_kind = dict(zip(names.tolist(), map(within_one, bootstrap(of_kinds, references, *draws)), strict=True))
     return Row(total, by_kind, bootstrap(lead, references, *draws)[0], values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from ndpp_dense.robustness.correlation import Interval, bootstrap
 from ndpp_dense.robustness.distortions import blur, centre, noise
 from ndpp_dense.robustness.generated_opinions import GeneratedOpinions
+from ndpp_dense.robustness.perceptual_evaluation import variants
 
 __all__ = ["SHIFTS", "Invariance", "matched", "shift_ratios"]
 
@@ -50,6 +52,7 @@ def shift_ratios(
     opinions: GeneratedOpinions,
     names: Sequence[str],
     distances: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
+    weights: Mapping[str, Tensor] | None = None,
     shifts: Sequence[int] = SHIFTS,
     seed: int = 0,
     device: torch.device | str = "cpu",
@@ -59,12 +62,14 @@ def shift_ratios(
     Args:
         opinions: Where the pictures are from; what a shift brings into view is real.
         names: Of the references to use, at least two.
-        distances: By name, of images of [0, 1], ``(N,)``, > 0 for images that differ.
+        distances: By name, of images of [0, 1], ``(N,)``, > 0 for images that differ; or terms ``(N, F)``, from which
+            two distances are made, with uniform and with given weights.
+        weights: ``(F,)``, by the names of ``distances`` that return terms.
         shifts: Pixels to the right.
         seed: Of noise and resamples.
         device: Where the distances are.
     """
-    ratios: dict[str, list[np.ndarray]] = {name: [] for name in distances}
+    ratios: dict[str, list[np.ndarray]] = defaultdict(list)
     for number, name in enumerate(names):
         picture = opinions.picture(name)
         reference = centre(picture, opinions.margin)
@@ -73,9 +78,12 @@ def shift_ratios(
         noisy, blurred = matched(reference, moved, generator)
         images = torch.stack([*moved, *noisy, *(reference if image is None else image for image in blurred)])
         unreached = np.array([image is None for image in blurred])
+        measured: dict[str, Tensor] = {}
         for key, distance in distances.items():
-            found = distance(reference[None].to(device), images.to(device)).double().cpu().numpy()
-            shifted, by_noise, by_blur = found.reshape(3, -1)
+            found = distance(reference[None].to(device), images.to(device))
+            measured |= {key: found} if found.ndim == 1 else variants(key, found, (weights or {})[key])
+        for key, found in measured.items():
+            shifted, by_noise, by_blur = found.double().cpu().numpy().reshape(3, -1)
             by_blur = np.where(unreached, np.nan, by_blur)
             ratios[key].append(np.log(np.stack([shifted / by_noise, shifted / by_blur])))
     return {key: _summary(np.stack(found), seed) for key, found in ratios.items()}

@@ -27,12 +27,12 @@ def test_pairs_are_measured_in_their_order_whatever_the_batch(opinions, stages):
     seen = []
     found = measure(opinions, metrics, batch_size=4, report=lambda done, total: seen.append((done, total)))
     assert found["psnr"].shape == (90,)
-    assert found["gap"].shape == (90, 12)
+    assert found["gap uniform"].shape == (90, 12)
     assert seen[-1] == (90, 90)
     pair = opinions.pairs[37]
     alone = negative_psnr(opinions.reference(pair.reference)[None], opinions.distorted(pair)[None])
     torch.testing.assert_close(found["psnr"][37:38], alone)
-    torch.testing.assert_close(measure(opinions, metrics, batch_size=90)["gap"], found["gap"])
+    torch.testing.assert_close(measure(opinions, metrics, batch_size=90)["gap"], found["gap uniform"])
 
 
 def test_rows_are_of_the_test_references(opinions, stages):
@@ -69,10 +69,13 @@ def test_the_values_of_rows_are_those_of_the_distances(opinions, stages):
         own["gap"].weight.copy_(weights["gap"])
     pair = opinions.pairs[50]
     images = opinions.reference(pair.reference)[None], opinions.distorted(pair)[None]
-    called = {"gap trained": own["gap"], **variants({"activation": own["activation"]}, weights)}
-    called["gap uniform"] = variants(own, weights)["gap uniform"]
-    for name, distance in called.items():
-        assert distance(*images).item() == pytest.approx(rows[name].values[50], rel=1e-4)
+    with torch.no_grad():
+        own["activation"].weight.copy_(weights["activation"])
+    for name, distance in own.items():
+        assert distance(*images).item() == pytest.approx(rows[f"{name} trained"].values[50], rel=1e-4)
+        found = variants(name, distance.terms(*images), weights[name])
+        assert found[f"{name} uniform"].item() == pytest.approx(rows[f"{name} uniform"].values[50], rel=1e-4)
+        assert found[f"{name} trained"].item() == pytest.approx(rows[f"{name} trained"].values[50], rel=1e-4)
 
 
 def test_weights_that_are_given_are_not_trained(opinions, stages):
@@ -97,11 +100,14 @@ def test_ratios_are_one_for_the_mean_square_and_less_for_averages(opinions, circ
     def error(a, b):
         return (a - b).square().mean(dim=(1, 2, 3)).sqrt()
 
-    distances = {"error": error, "gap": learned(circular_stages)["gap"], "ssim": ssim_distance}
-    found = shift_ratios(opinions, opinions.names, distances)
+    distances = {"error": error, "gap": learned(circular_stages)["gap"].terms, "ssim": ssim_distance}
+    weight = torch.tensor([1.0] * 5 + [0.0] * 7)
+    found = shift_ratios(opinions, opinions.names, distances, {"gap": weight})
+    assert list(found) == ["error", "gap uniform", "gap trained", "ssim"]
+    assert found["gap trained"].mean_noise != found["gap uniform"].mean_noise
     for interval in (*found["error"].noise, found["error"].mean_noise):
         assert interval.value == pytest.approx(1, abs=0.01)
-    assert len(found["gap"].noise) == len(found["gap"].blur) == 8
-    assert found["gap"].mean_noise.value < 0.7
-    assert found["gap"].mean_noise.high < found["ssim"].mean_noise.low
-    assert 0 < found["gap"].no_blur < 1
+    assert len(found["gap uniform"].noise) == len(found["gap uniform"].blur) == 8
+    assert found["gap uniform"].mean_noise.value < 0.7
+    assert found["gap uniform"].mean_noise.high < found["ssim"].mean_noise.low
+    assert 0 < found["gap uniform"].no_blur < 1

@@ -89,7 +89,6 @@ def measured(backbone: str, weights: Path, seed: int, images: Path) -> dict[str,
         open_stages,
         shift_ratios,
         split_references,
-        variants,
     )
     from ndpp_dense.robustness.perceptual_report import lines, results
 
@@ -100,10 +99,11 @@ def measured(backbone: str, weights: Path, seed: int, images: Path) -> dict[str,
     own = learned(open_stages(backbone, weights))
     own["random gap"] = learned(open_stages(backbone))["gap"]
     peers, missing = open_peers()
-    values = measure(opinions, {**{name: distance.terms for name, distance in own.items()}, **peers})
+    terms = {name: distance.terms for name, distance in own.items()}
+    values = measure(opinions, {**terms, **peers})
     rows, found = evaluate(opinions, values, split, "rank", seed)
     others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
-    ratios = shift_ratios(opinions, sorted(split.test), {**variants(own, found), **others}, seed=seed)
+    ratios = shift_ratios(opinions, sorted(split.test), {**terms, **others}, found, seed=seed)
     print("\n".join(lines(rows, ratios, missing)), flush=True)
     pearson, _ = evaluate(opinions, {name: values[name] for name in own}, split, "pearson", seed)
     pearson = {name: row.as_dict()["agreement"] for name, row in pearson.items() if name.endswith("trained")}
