@@ -133,9 +133,10 @@ def _summary(logs: np.ndarray, seed: int) -> Invariance:
         sums, counts = np.where(known, chosen, 0).sum(axis=0), known.sum(axis=0)
         each = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
         total = np.divide(sums.sum(axis=1), counts.sum(axis=1), out=np.full(2, np.nan), where=counts.sum(axis=1) > 0)
-        return np.exp(np.concatenate([each.reshape(-1), total]))
+        return np.concatenate([each.reshape(-1), total])
 
-    found = bootstrap(means, references, seed=seed)
+    logarithms = bootstrap(means, references, seed=seed)
+    found = [Interval(*(float(np.exp(end)) for end in (log.value, log.low, log.high))) for log in logarithms]
     shifts = logs.shape[2]
     to_noise, to_blur = tuple(found[:shifts]), tuple(found[shifts : 2 * shifts])
     return Invariance(to_noise, to_blur, found[-2], found[-1], float(np.isnan(logs[:, 1]).mean()))

@@ -93,6 +93,7 @@ def draw_ratios(axes: Axes, shifts: Sequence[int], rows: Mapping[str, Sequence[I
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_yticks([], minor=True)
     axes.set_xticks(shifts)
+    axes.set_xlim(min(shifts) - 0.4, max(shifts) + 0.4)
     axes.set(xlabel="shift, pixels", ylabel="ratio of distances")
     axes.set_title(title, loc="left")
     axes.grid(alpha=0.25, which="both")

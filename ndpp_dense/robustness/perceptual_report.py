@@ -69,12 +69,12 @@ def write_figures(rows: Mapping[str, Row], ratios: Mapping[str, Invariance], fol
     files = [folder / "agreement.png"]
     save_png(figure, files[0])
     if ratios:
-        figure = new_figure(10, 4.5)
+        figure = new_figure(10, 5)
         left, right = figure.subplots(1, 2, sharey=True)
         for axes, what in ((left, "noise"), (right, "blur")):
             found = {name: getattr(ratio, what) for name, ratio in ratios.items()}
             draw_ratios(axes, SHIFTS, found, f"shift over {what} of equal PSNR")
-        left.legend(frameon=False, fontsize=8)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         files.append(folder / "shift.png")
         save_png(figure, files[1])
     return files

@@ -24,7 +24,9 @@ equally far on all images and stronger ones farther, not whether people agree.
 place" compares unit activations of the same five stages position by position, as LPIPS does; it is not LPIPS. Weights
 of both are trained alike, by the rank loss on the training references alone. The backbones, of 64-pixel images, one a
 seed, are `resnet18_bn_small` after its 12 epochs (top-1 {accuracy}); "untrained backbone" has random weights. PSNR and
-SSIM have nothing to train. {missing}
+SSIM have nothing to train.
+
+{missing}
 
 Written by `python tools/study.py perceptual table` from the JSON files in `perceptual/`, one a seed; the runs by
 `python tools/study.py perceptual run --data TAR`.
@@ -47,7 +49,7 @@ def write(folder: Path) -> None:
     text = TEXT.format(
         references=first["references"],
         accuracy=" and ".join(f"{record['accuracy']:.0f}%" for record in records if record["accuracy"]),
-        missing=f"Not measured here: {'; '.join(said)}." if said else "",
+        missing="Not measured here:\n\n" + "\n".join(f"- {words}." for words in said) if said else "",
         hardware=", ".join(sorted({record["hardware"] for record in records})),
         commits=", ".join(sorted({record["commit"] for record in records})),
     )
@@ -93,6 +95,7 @@ def agreement_table(records: list[Record]) -> str:
         spearman = each(records, name, lambda record, name=name: record["distances"][name]["agreement"]["spearman"])
         kendall = [record["distances"][name]["agreement"]["kendall"]["value"] for record in records]
         lead = each(records, name, lambda record, name=name: record["distances"][name]["lead"])
+        lead = ["-"] * len(lead) if name == "gap trained" else lead
         rows.append([label(name), *spearman, f"{statistics.mean(kendall):.3f}", *lead])
     head = ["distance", *seeds(records, "Spearman"), "Kendall, mean", *seeds(records, "GAP trained minus this")]
     return table(head, rows)
@@ -147,5 +150,5 @@ def draw(records: list[Record], folder: Path) -> None:
             draw_ratios(
                 axes, record["shift"]["pixels"], ratios, f"shift over {what} of equal PSNR, seed {record['seed']}"
             )
-    figure.axes[1].legend(frameon=False, fontsize=7, ncols=2)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     save_png(figure, folder.with_name(f"{folder.name}_shift.png"))
