@@ -74,7 +74,7 @@ def write_figures(rows: Mapping[str, Row], ratios: Mapping[str, Invariance], fol
         for axes, what in ((left, "noise"), (right, "blur")):
             found = {name: getattr(ratio, what) for name, ratio in ratios.items()}
             draw_ratios(axes, SHIFTS, found, f"shift over {what} of equal PSNR")
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
         files.append(folder / "shift.png")
         save_png(figure, files[1])
     return files

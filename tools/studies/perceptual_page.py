@@ -150,5 +150,7 @@ def draw(records: list[Record], folder: Path) -> None:
             draw_ratios(
                 axes, record["shift"]["pixels"], ratios, f"shift over {what} of equal PSNR, seed {record['seed']}"
             )
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
+    )
     save_png(figure, folder.with_name(f"{folder.name}_shift.png"))
