@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--limit", type=int, metavar="N", help="generated: number of references, drawn from the images")
     add("--size", type=int, default=128, help="generated: pixels a side of the pictures (default 128)")
     add("--seed", type=int, default=0)
+    add("--resamples", type=int, default=1000, help="of the references, for the intervals (default 1000)")
     add("--batch-size", type=int, default=32)
     add("--device", default=None, help="default: cuda where there is a GPU, else cpu")
     add("--output", default="output/perceptual", metavar="FOLDER")
@@ -91,7 +92,7 @@ def run(args: argparse.Namespace) -> None:
         given = {"gap": own["gap"].weight}
     metrics = {**{name: distance.terms for name, distance in own.items()}, **peers}
     measured = measure(opinions, metrics, device, args.batch_size, progress)
-    rows, weights = evaluate(opinions, measured, split, args.loss, args.seed, given)
+    rows, weights = evaluate(opinions, measured, split, args.loss, args.seed, given, args.resamples)
     folder = Path(args.output)
     ratios = {}
     for name, distance in own.items():

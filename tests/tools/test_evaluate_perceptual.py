@@ -12,14 +12,16 @@ pytest.importorskip("timm")
 @pytest.fixture
 def folder(tmp_path):
     generator = np.random.default_rng(0)
+    place = tmp_path / "pictures"
+    place.mkdir()
     for number in range(4):
         coarse = generator.integers(0, 255, (8, 8, 3)).repeat(8, 0).repeat(8, 1) + generator.normal(0, 20, (64, 64, 3))
-        Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).save(tmp_path / f"p{number}.png")
-    return tmp_path
+        Image.fromarray(coarse.clip(0, 255).astype(np.uint8)).save(place / f"p{number}.png")
+    return place
 
 
 def words(folder, *more):
-    return ["--data", str(folder), "--size", "64", "--model", "resnet18", "--device", "cpu", *more]
+    return ["--data", str(folder), "--size", "64", "--model", "resnet18", "--device", "cpu", "--resamples", "20", *more]
 
 
 def test_a_run_leaves_results_distances_weights_and_figures(folder, tmp_path, capsys):
@@ -41,7 +43,8 @@ def test_a_run_leaves_results_distances_weights_and_figures(folder, tmp_path, ca
     parts = {part: {row["reference"] for row in rows if row["part"] == part} for part in ("train", "test")}
     assert not parts["train"] & parts["test"]
     for name in ("agreement.png", "shift.png"):
-        assert Image.open(out / name).size[0] > 500
+        with Image.open(out / name) as figure:
+            assert figure.size[0] > 500
     main(
         words(
             folder, "--output", str(tmp_path / "again"), "--peers", "--distance-weights", str(out / "gap.safetensors")
