@@ -88,7 +88,7 @@ def _lpips(network: str) -> Distance:
         model = lpips.LPIPS(net=network, pnet_rand=True, verbose=False)  # without a download
         trunk = {name: weights[f"features.{name.partition('.')[2]}"] for name in model.net.state_dict()}
     model.net.load_state_dict(trunk)
-    model.eval()
+    model.eval().requires_grad_(False)
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         x, y = torch.broadcast_tensors(a, b)
@@ -103,7 +103,7 @@ def _dists() -> Distance:
     from DISTS_pytorch import DISTS  # pyright: ignore[reportMissingImports]
 
     with _quiet():
-        model = DISTS().eval()
+        model = DISTS().eval().requires_grad_(False)
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         x, y = torch.broadcast_tensors(a, b)

@@ -40,20 +40,29 @@ def test_rows_are_of_the_test_references(opinions, stages):
     own = learned(stages)
     measured = measure(opinions, {**{name: d.terms for name, d in own.items()}, "psnr": negative_psnr})
     measured["oracle"] = torch.tensor([pair.difference for pair in opinions.pairs])
+    measured["chance"] = torch.rand(90, generator=torch.Generator().manual_seed(0))
     rows, weights = evaluate(opinions, measured, split, resamples=50)
-    assert list(rows) == ["gap uniform", "gap trained", "activation uniform", "activation trained", "psnr", "oracle"]
+    assert list(rows) == [
+        "gap uniform",
+        "gap trained",
+        "activation uniform",
+        "activation trained",
+        "psnr",
+        "oracle",
+        "chance",
+    ]
     assert rows["oracle"].agreement.spearman.value == pytest.approx(1)
     test = split.rows(opinions.pairs, "test")
     pairs = [opinions.pairs[row] for row in test]
     expected = agreement(
-        measured["psnr"].numpy()[test],
+        measured["chance"].numpy()[test],
         [pair.difference for pair in pairs],
         [pair.reference for pair in pairs],
         [pair.kind for pair in pairs],
         resamples=50,
     )
-    assert rows["psnr"].agreement == expected
-    kinds = np.mean([interval.value for interval in rows["psnr"].by_kind.values()])
+    assert rows["chance"].agreement == expected
+    kinds = np.mean([interval.value for interval in rows["chance"].by_kind.values()])
     assert kinds == pytest.approx(expected.spearman.value)
     assert rows["gap trained"].lead.value == 0
     lead = rows["gap trained"].agreement.spearman.value - 1
@@ -91,6 +100,8 @@ def test_copies_that_are_compared_change_as_much(opinions):
     for copy, shifted in [*zip(noisy, moved, strict=True), (blurred[0], moved[0])]:
         expected = float((shifted - reference).square().mean())
         assert float((copy - reference).square().mean()) == pytest.approx(expected, rel=0.01)
+    added = noisy[1] - reference
+    assert added.mean().abs() < 0.1 * added.std()
     assert blurred[1] is None  # such textures differ from their neighbours by more than from their mean
 
 
