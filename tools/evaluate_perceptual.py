@@ -1,0 +1,122 @@
+#!/usr/bin/env python
+"""Compare perceptual distances with opinions on pairs of images: ours on a backbone, PSNR, SSIM, LPIPS and DISTS.
+
+Examples::
+
+    python tools/evaluate_perceptual.py --data IMAGES --model resnet18 --weights output/run/last.pth
+    python tools/evaluate_perceptual.py --data kadid10k --opinions kadid10k --model vgg16_multi_gap --weights vgg16.pth
+    python tools/evaluate_perceptual.py --data tid2013 --opinions tid2013 --model resnet50 --weights pretrained \
+        --loss pearson --device cuda
+    python tools/evaluate_perceptual.py --data raid --opinions raid --model vgg16_multi_gap --weights vgg16.pth \
+        --distance-weights output/perceptual/gap.safetensors
+
+Without --opinions, distorted views of the images in the folder are made, five steps of each kind, and the order of the
+steps is the opinion. Weights of our distance are trained on a part of the reference images and tested on the others.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from readable_errors import readable_errors
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = result.add_argument
+    add("--data", required=True, metavar="FOLDER", help="images, or the folder of an opinion set")
+    add("--opinions", default="generated", metavar="SET", help="generated (default), kadid10k, tid2013, tid2008, raid")
+    add("--model", required=True, metavar="NAME", help="backbone of ours or timm's, or a pretraining config")
+    add("--weights", metavar="FILE", help="of the backbone; 'pretrained' downloads timm's; random without it")
+    add("--distance-weights", metavar="FILE", help="trained before: train none, test on all references")
+    add("--loss", default="rank", metavar="LOSS", help="rank (default) or pearson")
+    add("--test-share", type=float, default=0.4, help="of the references, held out of training (default 0.4)")
+    add("--peers", nargs="*", metavar="NAME", help="default: psnr ssim lpips_vgg lpips_alex dists")
+    add("--limit", type=int, metavar="N", help="generated: number of references, drawn from the images")
+    add("--size", type=int, default=128, help="generated: pixels a side of the pictures (default 128)")
+    add("--seed", type=int, default=0)
+    add("--resamples", type=int, default=1000, help="of the references, for the intervals (default 1000)")
+    add("--batch-size", type=int, default=32)
+    add("--device", default=None, help="default: cuda where there is a GPU, else cpu")
+    add("--output", default="output/perceptual", metavar="FOLDER")
+    add("--traceback", action="store_true", help="show where in the program an error arose")
+    return result
+
+
+def open_set(args: argparse.Namespace) -> Any:
+    """Open the opinion set that the command line names."""
+    from ndpp_dense.robustness import LAYOUTS, GeneratedOpinions, open_opinions
+
+    if args.opinions == "generated":
+        return GeneratedOpinions(args.data, args.size, args.limit, seed=args.seed)
+    if args.opinions not in LAYOUTS:
+        raise ValueError(f"--opinions {args.opinions}: choose from generated, {', '.join(LAYOUTS)}.")
+    return open_opinions(args.opinions, args.data)
+
+
+def split_of(args: argparse.Namespace, opinions: Any) -> Any:
+    """Return the split: all references are for testing where the weights were trained before."""
+    from ndpp_dense.robustness import ReferenceSplit, split_references
+
+    if args.distance_weights:
+        return ReferenceSplit(frozenset(), frozenset(pair.reference for pair in opinions.pairs))
+    return split_references(opinions, args.test_share, args.seed)
+
+
+def progress(done: int, total: int) -> None:
+    """Show how far it is, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r{done}/{total} pairs", end="" if done < total else "\n", file=sys.stderr, flush=True)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure, train, test and write."""
+    import torch
+
+    from ndpp_dense.robustness import PEERS, evaluate, learned, measure, open_peers, open_stages, shift_ratios
+    from ndpp_dense.robustness import perceptual_report as report
+    from ndpp_dense.robustness.perceptual_training import check_loss
+
+    check_loss(args.loss)
+    opinions = open_set(args)
+    peers, missing = open_peers(PEERS if args.peers is None else args.peers)
+    split = split_of(args, opinions)
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    own = learned(open_stages(args.model, args.weights).to(device))
+    given = {}
+    if args.distance_weights:
+        own = {"gap": own["gap"].to(device)}
+        own["gap"].load_weight(args.distance_weights)
+        given = {"gap": own["gap"].weight}
+    metrics = {**{name: distance.terms for name, distance in own.items()}, **peers}
+    measured = measure(opinions, metrics, device, args.batch_size, progress)
+    rows, weights = evaluate(opinions, measured, split, args.loss, args.seed, given, args.resamples)
+    folder = Path(args.output)
+    ratios = {}
+    for name, distance in own.items():
+        with torch.no_grad():
+            distance.weight.copy_(weights[name])
+        distance.save_weight(folder / f"{name}.safetensors", model=args.model, opinions=opinions.name, loss=args.loss)
+    if args.opinions == "generated":
+        others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
+        distances = {**{name: distance.terms for name, distance in own.items()}, **others}
+        ratios = shift_ratios(opinions, sorted(split.test), distances, weights, seed=args.seed, device=device)
+    report.write_json(report.results(opinions, split, rows, ratios, missing), folder / "results.json")
+    report.write_distances(opinions, split, rows, folder / "distances.csv")
+    report.write_figures(rows, ratios, folder)
+    print(f"{len(opinions.pairs)} pairs, {len(split.train)} references for training, {len(split.test)} for testing")
+    print("\n".join(report.lines(rows, ratios, missing)))
+    print(f"results.json, distances.csv, figures and weights in {folder}", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line and run."""
+    args = parser().parse_args(argv)
+    with readable_errors(args.traceback):
+        run(args)
+
+
+if __name__ == "__main__":
+    main()
