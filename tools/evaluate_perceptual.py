@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
 def open_set(args: argparse.Namespace) -> Any:
     """Open the opinion set that the command line names."""
-    from ndpp_dense.robustness import LAYOUTS, GeneratedOpinions, open_opinions
+    from ndpp_dense.robustness.perceptual import LAYOUTS, GeneratedOpinions, open_opinions
 
     if args.opinions == "generated":
         return GeneratedOpinions(args.data, args.size, args.limit, seed=args.seed)
@@ -58,7 +58,7 @@ def open_set(args: argparse.Namespace) -> Any:
 
 def split_of(args: argparse.Namespace, opinions: Any) -> Any:
     """Return the split: all references are for testing where the weights were trained before."""
-    from ndpp_dense.robustness import ReferenceSplit, split_references
+    from ndpp_dense.robustness.perceptual import ReferenceSplit, split_references
 
     if args.distance_weights:
         return ReferenceSplit(frozenset(), frozenset(pair.reference for pair in opinions.pairs))
@@ -75,24 +75,24 @@ def run(args: argparse.Namespace) -> None:
     """Measure, train, test and write."""
     import torch
 
-    from ndpp_dense.robustness import PEERS, evaluate, learned, measure, open_peers, open_stages, shift_ratios
-    from ndpp_dense.robustness import perceptual_report as report
-    from ndpp_dense.robustness.perceptual_training import check_loss
+    from ndpp_dense.robustness import perceptual
+    from ndpp_dense.robustness.perceptual import PEERS, report
+    from ndpp_dense.robustness.perceptual.training import check_loss
 
     check_loss(args.loss)
     opinions = open_set(args)
-    peers, missing = open_peers(PEERS if args.peers is None else args.peers)
+    peers, missing = perceptual.open_peers(PEERS if args.peers is None else args.peers)
     split = split_of(args, opinions)
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    own = learned(open_stages(args.model, args.weights).to(device))
+    own = perceptual.learned(perceptual.open_stages(args.model, args.weights).to(device))
     given = {}
     if args.distance_weights:
         own = {"gap": own["gap"].to(device)}
         own["gap"].load_weight(args.distance_weights)
         given = {"gap": own["gap"].weight}
     metrics = {**{name: distance.terms for name, distance in own.items()}, **peers}
-    measured = measure(opinions, metrics, device, args.batch_size, progress)
-    rows, weights = evaluate(opinions, measured, split, args.loss, args.seed, given, args.resamples)
+    measured = perceptual.measure(opinions, metrics, device, args.batch_size, progress)
+    rows, weights = perceptual.evaluate(opinions, measured, split, args.loss, args.seed, given, args.resamples)
     folder = Path(args.output)
     ratios = {}
     for name, distance in own.items():
@@ -102,7 +102,9 @@ def run(args: argparse.Namespace) -> None:
     if args.opinions == "generated":
         others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
         distances = {**{name: distance.terms for name, distance in own.items()}, **others}
-        ratios = shift_ratios(opinions, sorted(split.test), distances, weights, seed=args.seed, device=device)
+        ratios = perceptual.shift_ratios(
+            opinions, sorted(split.test), distances, weights, seed=args.seed, device=device
+        )
     report.write_json(report.results(opinions, split, rows, ratios, missing), folder / "results.json")
     report.write_distances(opinions, split, rows, folder / "distances.csv")
     report.write_figures(rows, ratios, folder)

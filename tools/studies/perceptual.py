@@ -51,7 +51,7 @@ def obey(args: argparse.Namespace) -> None:
         weights = args.weights or trained(seed, args.data, output)
         found = measured(args.backbone, weights, seed, unpacked(args.data, output) / "val")
         record.parent.mkdir(parents=True, exist_ok=True)
-        from ndpp_dense.robustness.perceptual_report import write_json
+        from ndpp_dense.robustness.perceptual.report import write_json
 
         write_json({"backbone": args.backbone, "seed": seed, **found, **made_at}, record)
         print(f"{record.name}: written", flush=True)
@@ -80,7 +80,7 @@ def measured(backbone: str, weights: Path, seed: int, images: Path) -> dict[str,
     """Measure, train weights with either loss, test them, and compare shifts with noise and blur."""
     import torch
 
-    from ndpp_dense.robustness import (
+    from ndpp_dense.robustness.perceptual import (
         GeneratedOpinions,
         evaluate,
         learned,
@@ -90,7 +90,7 @@ def measured(backbone: str, weights: Path, seed: int, images: Path) -> dict[str,
         shift_ratios,
         split_references,
     )
-    from ndpp_dense.robustness.perceptual_report import lines, results
+    from ndpp_dense.robustness.perceptual.report import lines, results
 
     torch.set_num_threads(1)
     opinions = GeneratedOpinions(images, limit=REFERENCES, seed=seed)

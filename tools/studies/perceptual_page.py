@@ -8,9 +8,9 @@ from typing import Any
 
 from records import table
 
-from ndpp_dense.robustness.correlation import Interval
-from ndpp_dense.robustness.distortions import KINDS
-from ndpp_dense.robustness.perceptual_plots import draw_agreement, draw_ratios, label, new_figure, save_png
+from ndpp_dense.robustness.perceptual.correlation import Interval
+from ndpp_dense.robustness.perceptual.distortions import KINDS
+from ndpp_dense.robustness.perceptual.plots import draw_agreement, draw_ratios, label, new_figure, save_png
 
 Record = dict[str, Any]
 TEXT = """# Perceptual distances on generated distortions

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ndpp_dense.robustness.opinion_sets import FileOpinionSet, Pair, by_reference
+from ndpp_dense.robustness.perceptual.opinion_sets import FileOpinionSet, Pair, by_reference
 
 __all__ = ["LAYOUTS", "SUFFIXES", "open_opinions"]
 

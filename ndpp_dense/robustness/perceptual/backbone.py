@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ndpp_dense.robustness.perceptual_stages import IMAGENET_MEAN, IMAGENET_STD, StageMaps
+from ndpp_dense.robustness.perceptual.stages import IMAGENET_MEAN, IMAGENET_STD, StageMaps
 
 __all__ = ["PRETRAINED", "open_stages"]
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ndpp_dense.robustness import agreement
-from ndpp_dense.robustness.correlation import bootstrap
+from ndpp_dense.robustness.perceptual import agreement
+from ndpp_dense.robustness.perceptual.correlation import bootstrap
 
 
 def ranks(x):

@@ -5,7 +5,7 @@ import sys
 import torch
 import torch.distributed as dist
 
-from ndpp_dense.robustness import MeanGapDistance
+from ndpp_dense.robustness.perceptual import MeanGapDistance
 
 SHARES = (slice(0, 5), slice(5, 7))
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ndpp_dense.robustness.perceptual import WeightedDistance
+from ndpp_dense.robustness.perceptual.distance import WeightedDistance
 
 __all__ = ["PEERS", "ActivationDistance", "PeerUnavailableError", "negative_psnr", "open_peers", "ssim_distance"]
 

@@ -11,12 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndpp_dense.robustness.correlation import Agreement, Interval, agreement, bootstrap, rank_correlations, within_one
-from ndpp_dense.robustness.opinion_sets import OpinionSet, Pair, ReferenceSplit
-from ndpp_dense.robustness.peers import ActivationDistance
-from ndpp_dense.robustness.perceptual import GapDistance, WeightedDistance, weighted_root_mean
-from ndpp_dense.robustness.perceptual_stages import StageMaps
-from ndpp_dense.robustness.perceptual_training import train_weight
+from ndpp_dense.robustness.perceptual.correlation import (
+    Agreement,
+    Interval,
+    agreement,
+    bootstrap,
+    rank_correlations,
+    within_one,
+)
+from ndpp_dense.robustness.perceptual.distance import GapDistance, WeightedDistance, weighted_root_mean
+from ndpp_dense.robustness.perceptual.opinion_sets import OpinionSet, Pair, ReferenceSplit
+from ndpp_dense.robustness.perceptual.peers import ActivationDistance
+from ndpp_dense.robustness.perceptual.stages import StageMaps
+from ndpp_dense.robustness.perceptual.training import train_weight
 
 __all__ = ["OWN", "Row", "evaluate", "learned", "measure", "variants"]
 
@@ -109,7 +116,7 @@ def evaluate(
         measured: By name; terms ``(P, F)`` give two rows, with uniform weights and with weights trained on the
             training references.
         split: Of the references.
-        loss: Of the training, see :func:`ndpp_dense.robustness.perceptual_training.fit_weight`.
+        loss: Of the training, see :func:`ndpp_dense.robustness.perceptual.training.fit_weight`.
         seed: Of training and resamples.
         given: Weights to use in place of training, by the names of ``measured``.
         resamples: For the intervals.

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndpp_dense.robustness.correlation import Interval, bootstrap
-from ndpp_dense.robustness.distortions import blur, centre, noise
-from ndpp_dense.robustness.generated_opinions import GeneratedOpinions
-from ndpp_dense.robustness.perceptual_evaluation import variants
+from ndpp_dense.robustness.perceptual.correlation import Interval, bootstrap
+from ndpp_dense.robustness.perceptual.distortions import blur, centre, noise
+from ndpp_dense.robustness.perceptual.evaluation import variants
+from ndpp_dense.robustness.perceptual.generated_opinions import GeneratedOpinions
 
 __all__ = ["SHIFTS", "Invariance", "matched", "shift_ratios"]
 

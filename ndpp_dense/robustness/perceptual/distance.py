@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.ops.collectives import sum_over_ranks
-from ndpp_dense.robustness.perceptual_stages import StageMaps
+from ndpp_dense.robustness.perceptual.stages import StageMaps
 
 __all__ = ["GapDistance", "MeanGapDistance", "WeightedDistance", "gap_distance", "weighted_root_mean"]
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from ndpp_dense.robustness import (
+from ndpp_dense.robustness.perceptual import (
     GeneratedOpinions,
     Pair,
     ReferenceSplit,
@@ -11,8 +11,8 @@ from ndpp_dense.robustness import (
     split_references,
     train_weight,
 )
-from ndpp_dense.robustness.perceptual import weighted_root_mean
-from ndpp_dense.robustness.perceptual_training import LOSSES
+from ndpp_dense.robustness.perceptual.distance import weighted_root_mean
+from ndpp_dense.robustness.perceptual.training import LOSSES
 
 
 def planted(seed, pairs=300, features=12):

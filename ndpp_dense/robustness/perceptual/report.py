@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.robustness.opinion_sets import OpinionSet, ReferenceSplit
-from ndpp_dense.robustness.perceptual_evaluation import Row
-from ndpp_dense.robustness.perceptual_invariance import SHIFTS, Invariance
-from ndpp_dense.robustness.perceptual_plots import draw_agreement, draw_ratios, label, new_figure, save_png
+from ndpp_dense.robustness.perceptual.evaluation import Row
+from ndpp_dense.robustness.perceptual.invariance import SHIFTS, Invariance
+from ndpp_dense.robustness.perceptual.opinion_sets import OpinionSet, ReferenceSplit
+from ndpp_dense.robustness.perceptual.plots import draw_agreement, draw_ratios, label, new_figure, save_png
 
 __all__ = ["lines", "results", "write_distances", "write_figures", "write_json"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.robustness.correlation import Interval
+from ndpp_dense.robustness.perceptual.correlation import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from ndpp_dense.robustness import ActivationDistance, GapDistance, MeanGapDistance, StageMaps, gap_distance, open_stages
+from ndpp_dense.robustness.perceptual import (
+    ActivationDistance,
+    GapDistance,
+    MeanGapDistance,
+    StageMaps,
+    gap_distance,
+    open_stages,
+)
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndpp_dense.robustness.distortions import KINDS, LEVELS, centre, distort
-from ndpp_dense.robustness.opinion_layouts import SUFFIXES
-from ndpp_dense.robustness.opinion_sets import Pair, by_reference, check_not_constant, read_image
+from ndpp_dense.robustness.perceptual.distortions import KINDS, LEVELS, centre, distort
+from ndpp_dense.robustness.perceptual.opinion_layouts import SUFFIXES
+from ndpp_dense.robustness.perceptual.opinion_sets import Pair, by_reference, check_not_constant, read_image
 
 __all__ = ["GeneratedOpinions"]
 
@@ -73,11 +73,11 @@ class GeneratedOpinions:
         return self._last[1]
 
     def reference(self, name: str) -> Tensor:
-        """See :class:`ndpp_dense.robustness.opinion_sets.OpinionSet`."""
+        """See :class:`ndpp_dense.robustness.perceptual.opinion_sets.OpinionSet`."""
         return centre(self.picture(name), self.margin)
 
     def distorted(self, pair: Pair) -> Tensor:
-        """See :class:`ndpp_dense.robustness.opinion_sets.OpinionSet`."""
+        """See :class:`ndpp_dense.robustness.perceptual.opinion_sets.OpinionSet`."""
         return distort(self.picture(pair.reference), self.margin, pair.kind, pair.level, self.seed, pair.reference)
 
     def _read(self, path: Path) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ndpp_dense.robustness import StageMaps
+from ndpp_dense.robustness.perceptual import StageMaps
 
 
 def made_picture(seed, size=64):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ndpp_dense.robustness import PEERS, ActivationDistance, open_peers
-from ndpp_dense.robustness.peers import negative_psnr, ssim_distance
+from ndpp_dense.robustness.perceptual import PEERS, ActivationDistance, open_peers
+from ndpp_dense.robustness.perceptual.peers import negative_psnr, ssim_distance
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ndpp_dense.robustness import LAYOUTS, open_opinions, split_references
+from ndpp_dense.robustness.perceptual import LAYOUTS, open_opinions, split_references
 
 
 def picture(path, seed, size=(20, 24)):

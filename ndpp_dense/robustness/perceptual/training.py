@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ndpp_dense.robustness.opinion_sets import Pair, ReferenceSplit
-from ndpp_dense.robustness.perceptual import weighted_root_mean
+from ndpp_dense.robustness.perceptual.distance import weighted_root_mean
+from ndpp_dense.robustness.perceptual.opinion_sets import Pair, ReferenceSplit
 
 __all__ = ["LOSSES", "check_loss", "fit_weight", "train_weight"]
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ndpp_dense.robustness import (
+from ndpp_dense.robustness.perceptual import (
     GeneratedOpinions,
     agreement,
     evaluate,
@@ -12,9 +12,9 @@ from ndpp_dense.robustness import (
     split_references,
     variants,
 )
-from ndpp_dense.robustness.distortions import centre
-from ndpp_dense.robustness.peers import negative_psnr, ssim_distance
-from ndpp_dense.robustness.perceptual_invariance import matched
+from ndpp_dense.robustness.perceptual.distortions import centre
+from ndpp_dense.robustness.perceptual.invariance import matched
+from ndpp_dense.robustness.perceptual.peers import negative_psnr, ssim_distance
 
 
 @pytest.fixture

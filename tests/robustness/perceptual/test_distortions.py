@@ -3,8 +3,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ndpp_dense.robustness import GeneratedOpinions
-from ndpp_dense.robustness.distortions import KINDS, LEVELS, blur, centre, distort
+from ndpp_dense.robustness.perceptual import GeneratedOpinions
+from ndpp_dense.robustness.perceptual.distortions import KINDS, LEVELS, blur, centre, distort
 
 
 @pytest.fixture
