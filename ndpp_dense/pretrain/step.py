@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from inspect import signature
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense.distributed.compression import compress_gradients
+from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.pretrain.batch_augment import BatchAugment, loss_function
@@ -130,12 +130,6 @@ class OptimizerStep:
 def _distributed(network: nn.Module, device: torch.device, compression: str) -> nn.Module:
     if world_size() == 1:
         return network
-    # ND++ and synchronised norms keep their buffers equal themselves. Newer releases of torch have another name for it.
-    known = signature(DistributedDataParallel).parameters
-    options: dict[str, Any] = {
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
-    }
-    options["device_ids"] = [device.index] if device.type == "cuda" else None
-    parallel = DistributedDataParallel(network, **options)
+    parallel = data_parallel(network, device)
     compress_gradients(parallel, compression)
     return parallel

@@ -25,6 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense import hold_stats
 from ndpp_dense.distributed.compression import check_compression, compress_gradients
+from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
@@ -250,13 +251,8 @@ def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
     check_compression(cfg.SOLVER.GRAD_COMPRESSION)
     if comm.get_world_size() == 1:
         return model
-    cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-    parallel = DistributedDataParallel(
-        model,
-        device_ids=[torch.cuda.current_device()] if cuda else None,
-        broadcast_buffers=False,  # ND++ and synchronised normalisation keep their buffers equal themselves
-        find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
-    )
+    search = cfg.SOLVER.FIND_UNUSED_PARAMETERS
+    parallel = data_parallel(model, torch.device(cfg.MODEL.DEVICE), find_unused_parameters=search)
     compress_gradients(parallel, cfg.SOLVER.GRAD_COMPRESSION)
     return parallel
 
