@@ -21,7 +21,7 @@ from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.processes import gather, sum_numbers, world_size
 from ndpp_dense.pretrain.stream import Batch
 from ndpp_dense.rng import get_rng_state, set_rng_state
-from ndpp_dense.statistics import hold_stats
+from ndpp_dense.statistics import portions_of_step
 
 __all__ = ["OptimizerStep", "run_network"]
 
@@ -104,16 +104,18 @@ class OptimizerStep:
     def _accumulate(self, portions: Sequence[Batch]) -> float:
         """Adds up the gradients of all portions; returns their mean loss."""
         total = torch.zeros((), device=portions[0][0].device)
+        statistics = portions_of_step(self.network, len(portions), lambda: self._run_whole(portions))
         for index, (images, targets) in enumerate(portions):
-            with ExitStack() as stack:
-                if index > 0:  # running statistics move once a step
-                    stack.enter_context(hold_stats(self.network))
+            with statistics[index], ExitStack() as stack:
                 if index < len(portions) - 1 and isinstance(self._parallel, DistributedDataParallel):
                     stack.enter_context(self._parallel.no_sync())  # gradients are exchanged once a step
                 loss = self.loss(run_network(self._trained, images, self.config), targets) / len(portions)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total.item()
+
+    def _run_whole(self, portions: Sequence[Batch]) -> None:
+        run_network(self.network, torch.cat([images for images, _ in portions]), self.config)
 
     def _describe(self, portions: Sequence[Batch], loss: float, number: int, good_checkpoint: str | None) -> str:
         """Repeats the step to find the layer where it went wrong; all ranks are here together."""

@@ -74,6 +74,14 @@ def test_portions_split_among_processes_as_images_do(tmp_path):
     """Two portions a step, of which the first moves the statistics, on one, two and four processes."""
     finish(start("pretrain", tmp_path, "1,2,4", STEPS=10, PORTIONS=2))
     same_losses(tmp_path, "pretrain", [1, 2, 4], 10)
+def test_under_stale_portions_and_processes_are_one_batch(tmp_path):
+    """Statistics over the whole batch, however it is cut."""
+    finish(start("pretrain", tmp_path, "1", STEPS=4, SCHEDULE="stale"))
+    finish(start("pretrain", tmp_path / "parts", "1,2", STEPS=4, SCHEDULE="stale", PORTIONS=2))
+    (tmp_path / "1.pt").rename(tmp_path / "parts" / "0.pt")
+    same_losses(tmp_path / "parts", "pretrain", [0, 1, 2], 4)
+
+
 
 
 @pytest.mark.slow
