@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from ndpp_dense.convert import ConversionReport, convert_to_ndpp
     from ndpp_dense.fold import fold_ndpp
     from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, nd_layers
-    from ndpp_dense.layers.steps import settle_stats
-    from ndpp_dense.statistics import freeze_stats, hold_stats, synchronize_stats, update_stats
+    from ndpp_dense.layers.steps import portion_of_step, settle_stats
+    from ndpp_dense.statistics import freeze_stats, hold_stats, portions_of_step, synchronize_stats, update_stats
     from ndpp_dense.zoo import load_checkpoint
 
 __version__ = "0.1.0"
@@ -33,6 +33,8 @@ _HOMES = {
     "list_backbones": "ndpp_dense.backbones",
     "load_checkpoint": "ndpp_dense.zoo",
     "nd_layers": "ndpp_dense.layers",
+    "portion_of_step": "ndpp_dense.layers.steps",
+    "portions_of_step": "ndpp_dense.statistics",
     "settle_stats": "ndpp_dense.layers.steps",
     "synchronize_stats": "ndpp_dense.statistics",
     "update_stats": "ndpp_dense.statistics",
@@ -55,6 +57,8 @@ __all__ = [
     "list_backbones",
     "load_checkpoint",
     "nd_layers",
+    "portion_of_step",
+    "portions_of_step",
     "settle_stats",
     "synchronize_stats",
     "update_stats",

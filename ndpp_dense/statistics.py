@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch.distributed import ProcessGroup
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ndpp_dense.layers.base import nd_layers
-from ndpp_dense.layers.steps import settle_stats
+from ndpp_dense.layers.steps import portion_of_step, settle_stats
 from ndpp_dense.layers.whitening import Whitening
 from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.ops.precision import full_precision
+from ndpp_dense.rng import get_rng_state, set_rng_state
 
 
 def freeze_stats(module: nn.Module, frozen: bool = True) -> int:
@@ -51,7 +52,7 @@ def freeze_where_weights_are(model: nn.Module) -> list[str]:
 def hold_stats(module: nn.Module) -> Iterator[None]:
     """Forwards inside the block do not update running statistics.
 
-    For gradient accumulation: hold the second and later micro-batches of a step, so that a step updates once.
+    For gradient accumulation see :func:`portions_of_step`.
     """
     before = [(state, state.held) for state in _states(module)]
     for state, _ in before:
@@ -61,6 +62,32 @@ def hold_stats(module: nn.Module) -> Iterator[None]:
     finally:
         for state, held in before:
             state.held = held
+
+
+def portions_of_step(model: nn.Module, count: int, whole: Callable[[], Any]) -> Sequence[AbstractContextManager[None]]:
+    """The blocks in which to run the portions of an optimizer step (gradient accumulation), one after the other.
+
+    In each the running statistics move as :func:`ndpp_dense.layers.steps.portion_of_step` says: by the rows of all
+    portions under ``schedule="stale"``, by those of the first under the other schedules. Where no layer under
+    ``"stale"`` has statistics yet, all take them from the whole batch beforehand, by a forward pass without gradients,
+    so that the first step does not depend on the portions either.
+
+    Args:
+        model: The converted model, or one that holds it (not DistributedDataParallel).
+        count: Portions of this rank, >= 1; as many on every rank.
+        whole: Runs the model on all portions put together. Random numbers that it draws are drawn again afterwards.
+
+    Returns:
+        As many contexts as there are portions, each to be entered once.
+    """
+    stale = [state for state in _states(model) if state.config.schedule == "stale" and not state.frozen]
+    if count == 1 or not stale or any(state.started() for state in stale):
+        return [portion_of_step(model, index, count) for index in range(count)]
+    before = get_rng_state()
+    with torch.no_grad():
+        whole()
+    set_rng_state(before)
+    return [hold_stats(model) for _ in range(count)]
 
 
 @torch.no_grad()

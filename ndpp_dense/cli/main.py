@@ -22,13 +22,16 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 where a check has failed, 2 where the user has to put something right.
     """
-    from ndpp_dense.cli import doctor, infer, zoo
+    from ndpp_dense.cli import doctor, infer, plan, zoo
 
-    parser = argparse.ArgumentParser(prog="ndpp", description="ND++ for dense prediction: weights, checks, inference.")
+    parser = argparse.ArgumentParser(
+        prog="ndpp", description="ND++ for dense prediction: weights, inference, plans, checks."
+    )
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     zoo.add_parser(commands)
     infer.add_parser(commands)
+    plan.add_parser(commands)
     doctor.add_parser(commands)
     args = parser.parse_args(argv)
     _quiet_frameworks()

@@ -11,7 +11,7 @@ from torch import nn
 
 from ndpp_dense.layers.base import nd_layers
 
-__all__ = ["Cluster", "Plan", "Work", "link_speed", "predict", "work_of"]
+__all__ = ["Cluster", "Plan", "Work", "full_moment_bytes", "link_speed", "predict", "work_of"]
 
 _UNITS = {"Gb": 1e9 / 8, "Mb": 1e6 / 8, "GB": 1e9, "MB": 1e6}
 
@@ -146,6 +146,17 @@ def moment_bytes(model: nn.Module) -> Sequence[int]:
             size = layer.whitening.running_mean.element_size()
             found.append(size * (1 + blocks * (dim + dim * (dim + 1) // 2)))
     return found
+
+
+def full_moment_bytes(model: nn.Module) -> int:
+    """What the sums of :func:`moment_bytes` would be in all, if both triangles of each matrix travelled.
+
+    Counts and sums travel either way: with D columns a triangle saves all but ``1/2 + 1/(D + 1)`` of a message, the
+    matrix by itself all but ``1/2 + 1/(2 D)``.
+    """
+    states = [layer.whitening for _, layer in nd_layers(model) if layer.config.sync and not layer.whitening.frozen]
+    sizes = [(state.running_mean.element_size(), *state.running_mean.shape) for state in states]
+    return sum(size * (1 + blocks * (dim + dim * dim)) for size, blocks, dim in sizes)
 
 
 def link_speed(text: str) -> float:

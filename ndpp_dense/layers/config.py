@@ -53,6 +53,7 @@ class WhiteningConfig:
             share a factor with their number. ``"stale"`` (with ``statistics="ema"`` only) takes moments on every step
             and uses mean and D of the steps before: one collective a step for all layers of a converted model, in the
             background while the step goes on, and D solved for many layers at once (on CUDA also in the background).
+            The portions of an accumulated step count together, see :func:`ndpp_dense.portion_of_step`.
             Until its first usable rows a layer works as under ``"fresh"``. See :mod:`ndpp_dense.layers.flight`.
     """
 

@@ -45,6 +45,8 @@ class Whitening(nn.Module):
         sampling_stride: Every how manieth position is a row.
         collecting: Under ``"stale"``: the model is running a step at whose end this layer's moments leave.
         collected: The moments of that step so far.
+        portions: Forwards that make up the step that is under way, see ``steps.portion_of_step``; 1 outside of such.
+        portions_left: How many of them are still to come.
         flight: The moments of the last step, until they have arrived.
     """
 
@@ -72,6 +74,8 @@ class Whitening(nn.Module):
         self.process_group: ProcessGroup | None = None
         self.collecting = False
         self.collected: Moments | None = None
+        self.portions = 1
+        self.portions_left = 0
         self.flight: Flight | None = None
         self._started: bool | None = None  # whether there are statistics; None if that is to be looked up
         blocks = 1 if config.shared_blocks else num_blocks
@@ -124,6 +128,10 @@ class Whitening(nn.Module):
         """Whether a forward now only takes moments, for later steps: under ``"stale"``, once there are statistics."""
         if self.config.schedule != "stale" or self.frozen or self.held or not self.training or self.momentum is None:
             return False
+        return self.started()
+
+    def started(self) -> bool:
+        """Whether there are statistics."""
         if self._started is None:
             self._started = bool(self.running_weight > 0)  # waits for the device, but only at the first steps
         return self._started
@@ -146,7 +154,7 @@ class Whitening(nn.Module):
         """Takes the moments of this forward; those of a layer that runs by itself leave at once."""
         self._settle_alone()
         with full_precision(self.running_mean.device):
-            moments = self._own_moments(data_matrix)
+            moments = self._own_moments(data_matrix, self.ranks() * self.portions)
         self._hand_over(moments)
 
     @never_compiled
@@ -184,7 +192,7 @@ class Whitening(nn.Module):
         it at once; only one that has not must look at the sum (and wait for the device).
         """
         if self.ranks() == 1:
-            return self._own_moments(data_matrix)
+            return self._own_moments(data_matrix, 1)
         stride, data = self.sampling_stride, data_matrix(self.sampling_stride)
         moments = self._summed(data)
         if stride == 1 or self._rows(data) >= self._enough():
@@ -194,10 +202,13 @@ class Whitening(nn.Module):
             return moments
         return self._summed(data_matrix(_denser(stride, total / self._enough())))
 
-    def _own_moments(self, data_matrix: Callable[[int], Tensor]) -> Moments:
-        """Moments on this rank; of a denser sample if all ranks together had too few rows, had they as many as this."""
+    def _own_moments(self, data_matrix: Callable[[int], Tensor], shares: int) -> Moments:
+        """Moments of one of so many shares of a step, by ranks and portions.
+
+        Of a denser sample if all together have too few rows, should they have as many as this one.
+        """
         stride, data = self.sampling_stride, data_matrix(self.sampling_stride)
-        rows = self._rows(data) * self.ranks()
+        rows = self._rows(data) * shares
         if stride > 1 and 0 < rows < self._enough():
             data = data_matrix(_denser(stride, rows / self._enough()))
         return data_moments(data, self.running_mean)

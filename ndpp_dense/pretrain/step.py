@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from inspect import signature
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense.distributed.compression import compress_gradients
+from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.pretrain.batch_augment import BatchAugment, loss_function
@@ -21,7 +21,7 @@ from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.processes import gather, sum_numbers, world_size
 from ndpp_dense.pretrain.stream import Batch
 from ndpp_dense.rng import get_rng_state, set_rng_state
-from ndpp_dense.statistics import hold_stats
+from ndpp_dense.statistics import portions_of_step
 
 __all__ = ["OptimizerStep", "run_network"]
 
@@ -104,16 +104,18 @@ class OptimizerStep:
     def _accumulate(self, portions: Sequence[Batch]) -> float:
         """Adds up the gradients of all portions; returns their mean loss."""
         total = torch.zeros((), device=portions[0][0].device)
+        statistics = portions_of_step(self.network, len(portions), lambda: self._run_whole(portions))
         for index, (images, targets) in enumerate(portions):
-            with ExitStack() as stack:
-                if index > 0:  # running statistics move once a step
-                    stack.enter_context(hold_stats(self.network))
+            with statistics[index], ExitStack() as stack:
                 if index < len(portions) - 1 and isinstance(self._parallel, DistributedDataParallel):
                     stack.enter_context(self._parallel.no_sync())  # gradients are exchanged once a step
                 loss = self.loss(run_network(self._trained, images, self.config), targets) / len(portions)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total.item()
+
+    def _run_whole(self, portions: Sequence[Batch]) -> None:
+        run_network(self.network, torch.cat([images for images, _ in portions]), self.config)
 
     def _describe(self, portions: Sequence[Batch], loss: float, number: int, good_checkpoint: str | None) -> str:
         """Repeats the step to find the layer where it went wrong; all ranks are here together."""
@@ -130,12 +132,6 @@ class OptimizerStep:
 def _distributed(network: nn.Module, device: torch.device, compression: str) -> nn.Module:
     if world_size() == 1:
         return network
-    # ND++ and synchronised norms keep their buffers equal themselves. Newer releases of torch have another name for it.
-    known = signature(DistributedDataParallel).parameters
-    options: dict[str, Any] = {
-        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
-    }
-    options["device_ids"] = [device.index] if device.type == "cuda" else None
-    parallel = DistributedDataParallel(network, **options)
+    parallel = data_parallel(network, device)
     compress_gradients(parallel, compression)
     return parallel

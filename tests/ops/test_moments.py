@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ndpp_dense.ops import moments as M
+from ndpp_dense.ops.inverse_sqrt import SOLVERS
 from ndpp_dense.ops.patches import Window, patch_matrix
 
 
@@ -166,3 +167,23 @@ def test_patch_columns_are_ordered_as_a_convolution_weight():
     y = torch.einsum("ogbij,ngbijhw->nohw", weight.view(4, 2, 3, 3, 2), data)
     expected = torch.nn.functional.conv2d(x, weight, None, (2, 1), (1, 0), (1, 2))
     torch.testing.assert_close(y, expected)
+
+
+def test_sums_in_bfloat16_would_be_no_covariances():
+    """Why moments travel in float32: of eight ranks' sums in bfloat16, D is off by half a percent or by far more."""
+    generator = torch.Generator().manual_seed(0)
+    rotation, _ = torch.linalg.qr(torch.randn(64, 64, generator=generator))
+    packed = []
+    for _ in range(8):
+        rows = torch.randn(1568, 64, generator=generator) * torch.logspace(0, -3, 64) @ rotation + 0.3
+        packed.append(M.pack_moments(M.data_moments(rows.unsqueeze(1), torch.zeros(1, 64))))
+    exact, half = sum(packed), sum((p.bfloat16() for p in packed), torch.zeros((), dtype=torch.bfloat16)).float()
+    covariances = []
+    for sums in (exact, half):
+        count, total, outer = M.unpack_moments(sums, 1, 1, 64)
+        covariances.append(M.mean_and_covariance(M.Moments(count.view(()), total, outer), torch.zeros(1, 64))[1])
+    smallest = [torch.linalg.eigvalsh(cov).min() for cov in covariances]
+    assert smallest[0] > -1e-5
+    assert smallest[1] < -5e-3  # half of the paper's eps
+    fast, other = (SOLVERS["newton"](cov + 0.1 * torch.eye(64), 3) for cov in covariances)
+    assert 2e-3 < (other - fast).norm() / fast.norm() < 2e-2

@@ -47,6 +47,22 @@ def test_portions_are_one_batch_where_statistics_are_frozen(images, tiny):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
+def test_portions_are_one_batch_where_statistics_are_of_the_steps_before(images, tiny):
+    results = []
+    for accumulation in (1, 2):
+        ndpp = {**tiny().ndpp, "schedule": "stale"}
+        config = tiny(accumulation=accumulation, optimizer="momentum", lr=1e-3, ndpp=ndpp)
+        network, step = build(config)
+        batches = train_batches(TrainStream(images, config, seed=0), config, CPU)
+        losses = [step(list(islice(batches, accumulation)), number) for number in range(3)]
+        results.append((losses, network.state_dict()))
+    (losses, whole), (other_losses, parts) = results
+    assert other_losses == pytest.approx(losses, rel=1e-4)
+    for name, value in whole.items():
+        if "running_weight" in name:
+            assert parts[name] == pytest.approx(float(value), rel=1e-5), name
+
+
 def test_statistics_move_once_a_step(images, tiny):
     config = tiny(accumulation=2)
     network, step = build(config)

@@ -37,6 +37,7 @@ def train(folder):
     changed = {"log_every": 1, "epochs": 10, "eval_every": 100, "accumulation": PORTIONS}
     if SHARED:
         folder, changed["save_every"] = folder.parent / "shared", STEPS // 2
+    changed["ndpp"] = {**tiny.SETTINGS["ndpp"], "schedule": os.environ.get("NDPP_TEST_SCHEDULE", "fresh")}
     config = PretrainConfig(**{**tiny.SETTINGS, **changed})
     run = training.Pretrainer(config, *open_images(folder.parent / "images"), torch.device("cpu"), folder)
     run.total = STEPS

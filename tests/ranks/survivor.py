@@ -6,6 +6,7 @@ NDPP_TEST_HARM is KIND:RANK:STEP, NDPP_TEST_MARK a file that is made when it is 
 import errno
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -25,6 +26,8 @@ def harm(state, kind):
         next(state.network.parameters()).data[:] = float("nan")
     elif kind == "sleep":
         time.sleep(3600)
+    elif kind == "cut":
+        subprocess.run(["ip", "link", "set", os.environ["NDPP_TEST_LINK"], "down"], check=True)
     elif kind == "full":
         import torch
 

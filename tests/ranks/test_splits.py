@@ -9,8 +9,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-import uuid
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,6 +74,14 @@ def test_portions_split_among_processes_as_images_do(tmp_path):
     same_losses(tmp_path, "pretrain", [1, 2, 4], 10)
 
 
+def test_under_stale_portions_and_processes_are_one_batch(tmp_path):
+    """Statistics over the whole batch, however it is cut."""
+    finish(start("pretrain", tmp_path, "1", STEPS=4, SCHEDULE="stale"))
+    finish(start("pretrain", tmp_path / "parts", "1,2", STEPS=4, SCHEDULE="stale", PORTIONS=2))
+    (tmp_path / "1.pt").rename(tmp_path / "parts" / "0.pt")
+    same_losses(tmp_path / "parts", "pretrain", [0, 1, 2], 4)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_a_run_goes_on_with_half_of_the_processes(tmp_path):
@@ -95,49 +101,16 @@ def test_means_of_single_ranks_would_differ(tmp_path):
         same_losses(tmp_path, "mask_rcnn", [1, 4], 2)
 
 
-@contextmanager
-def two_hosts():
-    """Two network namespaces with addresses of their own on one link; names them."""
-    tag = uuid.uuid4().hex[:6]
-    names, links = [f"ndpp{tag}{end}" for end in "ab"], [f"v{tag}{end}" for end in "ab"]
-
-    def ip(*words):
-        result = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise OSError(f"ip {' '.join(words)}: {result.stderr.strip()}")
-
-    def connect():
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", links[0], "type", "veth", "peer", "name", links[1])
-        for index, (name, link) in enumerate(zip(names, links, strict=True), 1):
-            ip("link", "set", link, "netns", name)
-            ip("-n", name, "addr", "add", f"10.199.77.{index}/24", "dev", link)
-            ip("-n", name, "link", "set", link, "up")
-            ip("-n", name, "link", "set", "lo", "up")
-
-    try:
-        try:
-            connect()
-        except OSError as error:
-            pytest.skip(f"no network namespaces here: {error}")
-        yield list(zip(names, links, strict=True))
-    finally:
-        for name in names:
-            subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("worker", NETWORKS)
-def test_two_hosts_of_two_processes_are_one(worker, tmp_path):
-    with two_hosts() as hosts:
-        finish(start(worker, tmp_path, "1", STEPS=20))
-        ends = [
-            start(worker, tmp_path, 4, first, 2, "tcp://10.199.77.1:29555", STEPS=20, INTERFACE=link,
-                  before=["ip", "netns", "exec", name])
-            for first, (name, link) in zip((0, 2), hosts, strict=True)
-        ]  # fmt: skip
-        for end in ends:
-            finish(end)
+def test_two_hosts_of_two_processes_are_one(worker, tmp_path, two_hosts):
+    finish(start(worker, tmp_path, "1", STEPS=20))
+    url = f"tcp://{two_hosts.address}:29555"
+    ends = [
+        start(worker, tmp_path, 4, first, 2, url, STEPS=20, INTERFACE=link, before=inside)
+        for first, (inside, link) in zip((0, 2), two_hosts.ends, strict=True)
+    ]
+    for end in ends:
+        finish(end)
     same_losses(tmp_path, worker, [1, 4], 20)

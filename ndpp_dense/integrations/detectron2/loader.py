@@ -79,14 +79,13 @@ class SeededDataset(Dataset):
     process raises them with their own message instead of a worker's traceback.
 
     Args:
-        dicts: Detectron2 dataset dicts.
+        dicts: Detectron2 dataset dicts, serialised or not.
         mapper: turns a dict into a model input; may return None to have another sample drawn.
         seed: seed of all augmentation in this run, not negative.
     """
 
-    def __init__(self, dicts: list[dict], mapper: Callable[[dict], dict | None], seed: int) -> None:
-        # Serialised into one array: worker processes share it instead of copying every dict.
-        self.dicts = DatasetFromList(dicts, copy=False)
+    def __init__(self, dicts: list[dict] | DatasetFromList, mapper: Callable[[dict], dict | None], seed: int) -> None:
+        self.dicts = dicts if isinstance(dicts, DatasetFromList) else DatasetFromList(dicts, copy=False)
         self.mapper = mapper
         self.seed = seed
 
@@ -115,9 +114,15 @@ class SeededDataset(Dataset):
 class TrainData:
     """The training set of a configuration, from which loaders start at any iteration.
 
+    Annotations are kept as one array of bytes, which loader processes share. Python's own objects would take several
+    times as much, and each process would copy them when it collects garbage.
+
     Args:
         cfg: Detectron2 configuration with the trainer's keys.
         mapper: turns a dataset dict into a model input.
+
+    Attributes:
+        dicts: The dataset dicts, made anew whenever one is asked for.
 
     Raises:
         ValueError: if the batch can't be split over ranks and accumulation steps, or the sampler is unknown.
@@ -128,12 +133,15 @@ class TrainData:
         self.mapper = mapper
         _check_split(cfg)
         keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
-        self.dicts: list[dict] = get_detection_dataset_dicts(
+        dicts: Any = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
             filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS,
             min_keypoints=keypoints,
             proposal_files=cfg.DATASETS.PROPOSAL_FILES_TRAIN if cfg.MODEL.LOAD_PROPOSALS else None,
         )
+        self._groups = _orientations(dicts) if cfg.DATALOADER.ASPECT_RATIO_GROUPING else None
+        self._repeats = _repeat_factors(dicts, cfg)
+        self.dicts = DatasetFromList(dicts, copy=False)
 
     def batches(self, seed: int, *, skip: int = 0, num_workers: int | None = None) -> Iterator[list[dict]]:
         """Load the portions of batches without end.
@@ -157,7 +165,7 @@ class TrainData:
                 self._indices(seed),
                 self.cfg.SOLVER.IMS_PER_BATCH,
                 portions=self.cfg.SOLVER.ACCUMULATION_STEPS,
-                groups=self._groups(),
+                groups=self._groups,
                 skip=skip,
                 rank=comm.get_rank(),
                 world_size=comm.get_world_size(),
@@ -175,27 +183,32 @@ class TrainData:
             yield batch
 
     def _indices(self, seed: int) -> Sampler:
-        name = self.cfg.DATALOADER.SAMPLER_TRAIN
-        if name == "TrainingSampler":
+        if self._repeats is None:
             sampler: Any = TrainingSampler(len(self.dicts), seed=seed)
-        elif name == "RepeatFactorTrainingSampler":
-            threshold = self.cfg.DATALOADER.REPEAT_THRESHOLD
-            repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(self.dicts, threshold)
-            sampler = RepeatFactorTrainingSampler(repeats, seed=seed)
         else:
-            raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; the choices are {', '.join(_SAMPLERS)}.")
+            sampler = RepeatFactorTrainingSampler(self._repeats, seed=seed)
         sampler._rank, sampler._world_size = 0, 1  # the whole stream: PositionedBatchSampler deals it out
         return sampler
 
-    def _groups(self) -> list[int] | None:
-        """Separate landscape from portrait images, whose common batch would be mostly padding."""
-        if not self.cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-            return None
-        missing = next((d for d in self.dicts if "width" not in d or "height" not in d), None)
-        if missing is not None:
-            _log.warning("No aspect ratio grouping: %s has no width or height.", missing.get("file_name", "an image"))
-            return None
-        return [int(d["width"] > d["height"]) for d in self.dicts]
+
+def _repeat_factors(dicts: list[dict], cfg: CfgNode) -> torch.Tensor | None:
+    """How often each image is drawn; None for alike."""
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name not in _SAMPLERS:
+        raise ValueError(f"DATALOADER.SAMPLER_TRAIN is '{name}'; the choices are {', '.join(_SAMPLERS)}.")
+    if name == "TrainingSampler":
+        return None
+    threshold = cfg.DATALOADER.REPEAT_THRESHOLD
+    return RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(dicts, threshold)
+
+
+def _orientations(dicts: list[dict]) -> list[int] | None:
+    """Landscape or portrait: a batch of both would be mostly padding. None where an image does not say."""
+    missing = next((d for d in dicts if "width" not in d or "height" not in d), None)
+    if missing is not None:
+        _log.warning("No aspect ratio grouping: %s has no width or height.", missing.get("file_name", "an image"))
+        return None
+    return [int(d["width"] > d["height"]) for d in dicts]
 
 
 def _as_list(samples: list[Any]) -> list[Any]:

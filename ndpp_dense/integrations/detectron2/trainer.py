@@ -23,8 +23,9 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ndpp_dense import hold_stats
+from ndpp_dense import portions_of_step
 from ndpp_dense.distributed.compression import check_compression, compress_gradients
+from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
@@ -160,10 +161,9 @@ class NDTrainer(TrainerBase):
     def _accumulate_gradients(self, portions: list[list[dict]]) -> dict[str, torch.Tensor]:
         """Add up the gradients of all portions; returns the mean of each loss, detached."""
         sums: dict[str, torch.Tensor] = {}
+        statistics = portions_of_step(self.net, len(portions), lambda: self._forward(self.net, sum(portions, [])))
         for index, batch in enumerate(portions):
-            with contextlib.ExitStack() as stack:
-                if index > 0:  # running statistics move once a step
-                    stack.enter_context(hold_stats(self.net))
+            with statistics[index], contextlib.ExitStack() as stack:
                 if index < len(portions) - 1 and isinstance(self.model, DistributedDataParallel):
                     stack.enter_context(self.model.no_sync())  # gradients are exchanged once a step
                 losses = self._forward(self.model, batch)
@@ -250,13 +250,8 @@ def _distributed(cfg: CfgNode, model: nn.Module) -> nn.Module:
     check_compression(cfg.SOLVER.GRAD_COMPRESSION)
     if comm.get_world_size() == 1:
         return model
-    cuda = torch.device(cfg.MODEL.DEVICE).type == "cuda"
-    parallel = DistributedDataParallel(
-        model,
-        device_ids=[torch.cuda.current_device()] if cuda else None,
-        broadcast_buffers=False,  # ND++ and synchronised normalisation keep their buffers equal themselves
-        find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
-    )
+    search = cfg.SOLVER.FIND_UNUSED_PARAMETERS
+    parallel = data_parallel(model, torch.device(cfg.MODEL.DEVICE), find_unused_parameters=search)
     compress_gradients(parallel, cfg.SOLVER.GRAD_COMPRESSION)
     return parallel
 

@@ -18,9 +18,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ndpp_dense.evaluation_stats import EvaluationStats
-from ndpp_dense.layers.steps import settle_stats
+from ndpp_dense.layers.steps import portion_of_step, settle_stats
 from ndpp_dense.rng import get_rng_state, set_rng_state
-from ndpp_dense.statistics import hold_stats
 
 __all__ = ["NDPPResumeHook", "NDPPStatsHook", "plain_model", "save_is_due"]
 STATISTICS_KEY = "ndpp_own_statistics"
@@ -50,7 +49,7 @@ class NDPPStatsHook(Hook):
 
     See :class:`ndpp_dense.evaluation_stats.EvaluationStats`. Checkpoints hold ready-to-use statistics in the model and
     the run's own ones beside it, for resuming. With an EMAHook, statistics are estimated on the averaged weights.
-    In accumulated steps only the first portion moves the running statistics.
+    In accumulated steps the running statistics move as :func:`ndpp_dense.portion_of_step` says.
 
     Args:
         num_batches: Training batches to estimate from, >= 1.
@@ -60,7 +59,7 @@ class NDPPStatsHook(Hook):
 
     def __init__(self, num_batches: int = 20) -> None:
         self._num_batches = num_batches
-        self._held = ExitStack()
+        self._portion = ExitStack()
         self._stats: EvaluationStats | None = None
         self._resumed: dict[str, torch.Tensor] = {}
 
@@ -73,15 +72,14 @@ class NDPPStatsHook(Hook):
         self._resumed = {}
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Puts the run's own statistics back, and holds them in later portions of an accumulated step."""
+        """Puts the run's own statistics back, and says which portion of an accumulated step comes."""
         if self._stats is not None:
             self._stats.take_back()
-        if batch_idx % getattr(runner.optim_wrapper, "_accumulative_counts", 1):
-            self._held.enter_context(hold_stats(plain_model(runner)))
+        self._portion.enter_context(portion_of_step(plain_model(runner), *_portion_of(runner.optim_wrapper)))
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Prepares the statistics if a save follows."""
-        self._held.close()
+        self._portion.close()
         settle_stats(plain_model(runner))  # before an EMAHook exchanges the buffers that are meant
         if save_is_due(runner, by_epoch=False):
             self.prepare_save(runner)
@@ -210,6 +208,13 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _on_cpu(item) for name, item in value.items()}
     return type(value)(_on_cpu(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _portion_of(optimizer: Any) -> tuple[int, int]:
+    """Which forward pass of a step comes, and how many the step has; the last step of a run may have fewer."""
+    counts, done = getattr(optimizer, "_accumulative_counts", 1), getattr(optimizer, "_inner_count", 0)
+    index, end = done % counts, getattr(optimizer, "_max_counts", -1)
+    return index, min(counts, end - done + index) if end > done else counts
 
 
 def _batches(runner: Any, seed: int) -> Iterator[Any]:

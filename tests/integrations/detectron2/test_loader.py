@@ -1,5 +1,6 @@
 """Batches must depend on seed and position only."""
 
+import gc
 from itertools import islice
 
 import numpy as np
@@ -97,6 +98,14 @@ def test_loading_draws_nothing_from_the_generators_of_training(data):
     assert before["python"] == after["python"]
     assert torch.equal(before["numpy"][1], after["numpy"][1])
     assert torch.equal(before["torch"], after["torch"])
+
+
+def test_annotations_are_kept_as_bytes_that_processes_share(data):
+    source = data("DATALOADER.SAMPLER_TRAIN", "RepeatFactorTrainingSampler")
+    gc.collect()
+    assert [o for o in gc.get_objects() if type(o) is dict and {"annotations", "file_name"} <= o.keys()] == []
+    assert SeededDataset(source.dicts, source.mapper, 0).dicts is source.dicts
+    assert source.dicts[0]["annotations"]
 
 
 def test_repeat_factor_sampler(data):

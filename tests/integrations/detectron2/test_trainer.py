@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ndpp_dense import NDConv2d, WhiteningConfig, nd_layers
 from ndpp_dense.integrations.detectron2.run_config import build_config
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
+from ndpp_dense.layers.steps import watch_steps
 
 pytestmark = pytest.mark.detectron2
 NDPP = ("MODEL.META_ARCHITECTURE", "NDPPModel", "MODEL.NDPP.VERIFY", False, "MODEL.NDPP.STATISTICS", "batch")
@@ -52,6 +53,21 @@ def start(build_tiny):
     return build
 
 
+@META_ARCH_REGISTRY.register()
+class MeanWhitened(MeanColour):
+    """One whose loss is that of a layer with the statistics of the steps before."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.whitened = NDConv2d(3, 2, 1, config=WhiteningConfig(schedule="stale", sampling_stride=1))
+        watch_steps(self)
+
+    def forward(self, batch):
+        corners = torch.stack([sample["image"][:, :8, :8].float() / 255 for sample in batch])
+        self.seen.append(len(batch))
+        return {"loss_whitened": self.whitened(self.conv(corners)).square().mean()}
+
+
 TOY = ("MODEL.META_ARCHITECTURE", "MeanColour", "SOLVER.IMS_PER_BATCH", 4, "DATALOADER.ASPECT_RATIO_GROUPING", False)
 
 
@@ -80,6 +96,15 @@ def test_bfloat16_trains_without_loss_scaling(start):
     assert not trainer.scaler.is_enabled()
     assert dtypes == [torch.bfloat16]
     assert next(trainer.net.parameters()).dtype == torch.float32
+
+
+def test_stale_statistics_are_those_of_all_portions(start):
+    words = ("MODEL.META_ARCHITECTURE", "MeanWhitened", *TOY[2:], "SOLVER.MAX_ITER", 4, "SOLVER.BASE_LR", 0.1)
+    whole, parts = start(*words), start(*words, "SOLVER.ACCUMULATION_STEPS", 2)
+    whole.train(), parts.train()
+    assert parts.net.seen == [4] + [2] * 8  # before the first step the whole batch, without gradients
+    for (name, value), other in zip(whole.net.state_dict().items(), parts.net.state_dict().values(), strict=True):
+        torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_float16_scales_the_loss(start):

@@ -2,12 +2,13 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ndpp_dense import nd_layers
-from ndpp_dense.integrations.mmseg.hooks import RANDOM_KEY, STATISTICS_KEY, plain_model
+from ndpp_dense.integrations.mmseg.hooks import RANDOM_KEY, STATISTICS_KEY, _portion_of, plain_model
 
 pytestmark = pytest.mark.mmseg
 PAPER = {"model__ndpp__preset": "paper"}
@@ -88,6 +89,28 @@ def test_accumulated_steps_move_statistics_once(train):
     twice = train("twice", train_cfg__max_iters=2, optim_wrapper__accumulative_counts=2)
     for (_, layer), (_, other) in zip(nd_layers(once.model), nd_layers(twice.model), strict=True):
         assert torch.equal(layer.whitening.running_cov, other.whitening.running_cov)
+
+
+def test_stale_statistics_move_by_all_portions_of_a_step(train):
+    """The first step has one portion's for a start, the second both, and the last but one portion."""
+    stale = {"model__ndpp__schedule": "stale", "optim_wrapper__accumulative_counts": 2}
+    weights = []
+    for iterations in (2, 4, 5):
+        runner = train(f"stale{iterations}", train_cfg__max_iters=iterations, train_cfg__val_interval=9, **stale)
+        layer = runner.model.backbone.stem[0]  # has rows enough in every portion
+        weights.append(float(layer.whitening.running_weight))
+        assert (layer.whitening.portions, layer.whitening.flight) == (1, None)
+    momentum = layer.config.momentum
+    assert weights == pytest.approx([1 - (1 - momentum) ** steps for steps in (1, 2, 3)])
+
+
+@pytest.mark.parametrize(
+    ("done", "end", "portion"), [(0, 8, (0, 3)), (4, 8, (1, 3)), (6, 8, (0, 2)), (7, 8, (1, 2)), (7, -1, (1, 3))]
+)
+def test_which_portion_an_iteration_is(done, end, portion):
+    wrapper = SimpleNamespace(_accumulative_counts=3, _inner_count=done, _max_counts=end)
+    assert _portion_of(wrapper) == portion
+    assert _portion_of(object()) == (0, 1)
 
 
 def test_divergence_names_layer_and_checkpoint(run_config):
