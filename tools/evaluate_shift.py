@@ -165,9 +165,12 @@ def run(args: argparse.Namespace) -> Path:
 
 def _joined(words: list[str]) -> list[str]:
     """Return the words with --shifts and its value as one: argparse takes -16..16 for a flag."""
-    joined = list(words)
-    for place in (place for place, word in enumerate(words[:-1]) if word == "--shifts"):
-        joined[place : place + 2] = [f"--shifts={words[place + 1]}"]
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--shifts":
+            joined[-1] = f"--shifts={word}"
+        else:
+            joined.append(word)
     return joined
 
 

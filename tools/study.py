@@ -4,6 +4,7 @@
     python tools/study.py imagenette run --data TAR --condition "batch 32" --method bn fast --seed 1 2
     python tools/study.py nuclei time --data FOLDER
     python tools/study.py camvid table
+    python tools/study.py shift run --data TAR --method bn vgg_gap
 
 `run` trains each combination and keeps one JSON file a run in docs/results/<study>/; what is there already is left.
 `time` measures the training step of all methods in one process, interleaved. `table` writes docs/results/<study>.md and
@@ -15,18 +16,26 @@ from importlib import import_module
 
 from studies.engine import add_commands, obey
 
-STUDIES = ("calibration", "camvid", "imagenette", "nuclei", "pooling")
+STUDIES = ("calibration", "camvid", "imagenette", "nuclei", "pooling", "shift")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and do what it says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = parser.add_subparsers(dest="study", required=True)
-    studies = {name: import_module(f"studies.{name}").STUDY for name in STUDIES}
-    for name, study in studies.items():
-        add_commands(names.add_parser(name, help=study.text.splitlines()[0].lstrip("# ")), study)
+    modules = {name: import_module(f"studies.{name}") for name in STUDIES}
+    for name, module in modules.items():
+        own = names.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        if hasattr(module, "STUDY"):
+            add_commands(own, module.STUDY)
+        else:
+            module.add_commands(own)
     args = parser.parse_args(argv)
-    obey(studies[args.study], args)
+    module = modules[args.study]
+    if hasattr(module, "STUDY"):
+        obey(module.STUDY, args)
+    else:
+        module.obey(args)
 
 
 if __name__ == "__main__":
