@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions before each pool
+CLASSIFIERS = ("classifier.", "pre_logits.", "head.fc.")  # of torchvision's and timm's VGG-16
 READOUTS = ("flatten", "gap", "multi_gap", "multi_gap_flatten")
 
 
@@ -56,6 +57,12 @@ class PooledVGG16(nn.Module):
         self.num_features = sum(channels for channels, _ in stages[len(stages) - self.means :])
         self.num_features += in_channels * self.flat_size**2
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Leaves out the classifier that torchvision's and timm's weights hold: this network has one of its own."""
+        for name in [name for name in state_dict if name.startswith(tuple(prefix + part for part in CLASSIFIERS))]:
+            del state_dict[name]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _init_weights(self) -> None:
         for layer in self.features:

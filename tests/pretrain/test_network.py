@@ -64,3 +64,16 @@ def test_weights_need_not_have_what_is_trained(tiny, tmp_path, caplog):
         build_network(tiny(name="vgg16_small_flatten", **fitted), 2)
     with pytest.raises(ValueError, match=r"trainable = 'fc\.\*' fits no parameter .* 'head.bias'"):
         build_network(tiny(name="vgg16_small_gap", trainable="fc.*", **fitted), 2)
+
+
+def test_published_weights_of_vgg_fit_without_their_classifier(tiny, tmp_path):
+    trunk = build_network(tiny(name="vgg16_small_gap", ndpp=None), 2).state_dict()
+    convolutions = {name: value for name, value in trunk.items() if name.startswith("features.")}
+    for owner, names in {
+        "torchvision": ("classifier.0.weight",),
+        "timm": ("pre_logits.fc1.bias", "head.fc.weight"),
+    }.items():
+        torch.save(convolutions | {name: torch.zeros(2) for name in names}, tmp_path / f"{owner}.pth")
+        settings = {"weights": str(tmp_path / f"{owner}.pth"), "trainable": "head.*", "image_size": 64, "ndpp": None}
+        network = build_network(tiny(name="vgg16_small_multi_gap", **settings), 2)
+        assert torch.equal(network.features[0].weight, trunk["features.0.weight"])

@@ -13,9 +13,9 @@ TEXT = """# How much small classifiers lose when their pictures move
 Siblings trained from scratch on images of 64 x 64 pixels (1,300 training and 300 validation images of ten ImageNet
 classes): {epochs} epochs of batches of 32, SGD with momentum 0.9, learning rate {rate}, random crops (a quarter of the
 area to all of it) and flips, the same for every row (`configs/imagenet/_base_/small.yaml`). "VGG-16/4" has a quarter of
-VGG-16's channels and batch norms: no pretrained weights were at hand, and without norms it does not train in this
-budget. It is trained as a whole with its flattened map read out; then its convolutions are frozen, and each read-out is
-trained on them for {epochs} epochs more (`trainable=head.*`).
+VGG-16's channels, and batch norms to train from scratch: no pretrained weights were at hand. It is trained as a whole
+with its flattened map read out, as VGG-16 was; then its convolutions are frozen, and each read-out is trained on them
+for {epochs} epochs more (`trainable=head.*`).
 
 **Shifts of up to 16 pixels**, a quarter of a side (the paper: 50 of 256), in steps of 2 along both axes on a mirror
 mosaic; {mirror} images. "Loss" is the mean over all shifts but 0 of `1 - A(s) / A(0)`, A being top-1 accuracy; its 95 %
