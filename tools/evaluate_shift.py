@@ -103,8 +103,7 @@ def subject_of(args: argparse.Namespace):
         import ndpp_dense.integrations.mmseg  # noqa: F401  (before MMSegmentation: it makes that importable)
         from ndpp_dense.integrations.mmseg.shift import open_segmentor
 
-        options = dict(word.split("=", 1) for word in args.overrides if "=" in word)
-        given = {"config": args.config, "data": args.data, "options": options}
+        given = {"config": args.config, "data": args.data, "overrides": args.overrides}
         return open_segmentor(weights, device=device, limit=args.limit, **given)
     from ndpp_dense.robustness import open_classifier
 

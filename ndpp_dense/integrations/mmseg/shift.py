@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.integrations.mmseg.run_config import build_config
-from ndpp_dense.integrations.mmseg.zoo import zoo_options
+from ndpp_dense.integrations.mmseg.zoo import read_words, zoo_options
 from ndpp_dense.robustness.shift_models import evenly, file_facts
 from ndpp_dense.robustness.shift_segmentation import UNLABELLED, SegmentationTask
 from ndpp_dense.robustness.shift_task import Subject
@@ -33,7 +33,7 @@ def open_segmentor(
     *,
     config: str | None = None,
     data: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] = (),
     device: str = "cpu",
     limit: int | None = None,
 ) -> Subject:
@@ -43,7 +43,7 @@ def open_segmentor(
         weights: File that MMEngine reads, or ``ndpp://NAME``.
         config: Name or path of a config; None takes that of the row in the model zoo.
         data: Folder of the data set; None for what the config names by itself.
-        options: Dotted keys and values.
+        overrides: ``KEY=VALUE`` words, keys dotted.
         device: ``cpu`` or ``cuda``.
         limit: Take so many images, spread evenly; None takes all.
 
@@ -51,7 +51,7 @@ def open_segmentor(
         FileNotFoundError: Config, weights or data are missing.
         ValueError: Settings are faulty, or nothing is named to take the config from.
     """
-    chosen = dict(options or {})
+    chosen = read_words(overrides)
     if weights.startswith(SCHEME):
         row = load_index().find(weights)
         config, chosen = config or row.config, {**zoo_options(row), **chosen}
