@@ -34,8 +34,8 @@ DETAILS = """## A detector and a segmentor
 The demo models of the model zoo, through the same command:
 
 ```
-python tools/evaluate_shift.py --weights ndpp://mask_rcnn_ndpp_demo --shifts -24..24 --step 4 --along grid --limit 40
-python tools/evaluate_shift.py --weights ndpp://deeplabv3_ndpp_demo --shifts -16..16 --step 1 --along cross --limit 20
+python tools/evaluate_shift.py --weights ndpp://mask_rcnn_ndpp_demo --shifts -24..24 --step 8 --along grid --limit 40
+python tools/evaluate_shift.py --weights ndpp://deeplabv3_ndpp_demo --shifts -16..16 --along cross --limit 20
 ```
 
 ![Mask R-CNN](shift_detector.png)
