@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -90,7 +91,7 @@ def circular_padding(model: nn.Module) -> Iterator[int]:
         How many layers were set.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and any(_numbers(layer.padding))]
-    before = [layer.padding_mode for layer in layers]
+    before: list[Any] = [layer.padding_mode for layer in layers]
     try:
         for layer in layers:
             layer.padding_mode = "circular"

@@ -59,7 +59,8 @@ class PartialResults:
     def write(self, number: int, counts: Mapping[str, np.ndarray]) -> None:
         """Keeps the counts of a batch."""
         with replacing(self._path(number)) as made, made.open("wb") as stream:
-            np.savez_compressed(stream, **dict(counts))
+            arrays: dict[str, Any] = dict(counts)
+            np.savez_compressed(stream, **arrays)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"batch_{number:06d}.npz"

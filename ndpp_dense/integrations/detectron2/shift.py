@@ -116,7 +116,7 @@ class DetectionImages:
         if "annotations" not in record:
             return picture, None
         known = [entry for entry in record["annotations"] if not entry.get("iscrowd", 0)]
-        edges = [BoxMode.convert(entry["bbox"], entry["bbox_mode"], BoxMode.XYXY_ABS) for entry in known]
+        edges: Any = [BoxMode.convert(entry["bbox"], entry["bbox_mode"], BoxMode.XYXY_ABS) for entry in known]
         scale = np.array([picture.shape[2] / pixels.shape[1], picture.shape[1] / pixels.shape[0]] * 2)
         boxes = Boxes.labelled(np.reshape(edges, (-1, 4)) * scale, [entry["category_id"] for entry in known])
         return picture, boxes
