@@ -117,8 +117,8 @@ def _halved(groups: Groups) -> list[str]:
     accuracy, answers = ("holds" if holds else "does not hold" for holds in held)
     return [
         f"**GAP halves the loss: in accuracy it {accuracy}, in answers it {answers}.** Final-GAP loses {spread(gap)} % "
-        f"of its accuracy, the flattened map {spread(flat)} % (the paper: 5 and 9). A shift changes {spread(changed[1])} "
-        f"% of the answers of final-GAP and {spread(changed[0])} % of the flattened map's. It counts as held where the "
+        f"of its accuracy, the flattened map {spread(flat)} % (the paper: 5 and 9). A shift changes "
+        f"{spread(changed[1])} % of the answers of final-GAP and {spread(changed[0])} % of the flattened map's. It counts as held where the "
         f"ratio of the means is at most {HALVED}, and for accuracy where the flattened map's loss is above 0 with 95 % "
         "confidence in every seed. A network that is often wrong loses little accuracy by changing its answer."
     ]
@@ -149,8 +149,8 @@ def _aliasing(groups: Groups) -> list[str]:
     words = f"it shows in {', '.join(above)}" if above else "it does not show in these curves"
     moving = ", ".join(f"{METHODS[method].label} {statistics.mean(swings):.1f}" for method, _, swings in rows)
     return [
-        f"**Residual aliasing: {words}**, judged by a share of energy on the stride's harmonics above that of white noise "
-        "in every seed. A share below it says that what varies is slower than the stride: zero padding sees the seam "
+        f"**Residual aliasing: {words}**, judged by a share of energy on the stride's harmonics above that of white "
+        "noise in every seed. A share below it says that what varies is slower than the stride: zero padding sees the seam "
         "that a circular shift moves through the picture, and two strides are all that 64 pixels have room for. Where "
         "convolutions pad circularly too nothing else is left: the answer of a GAP read-out then repeats in its stride "
         "exactly, and changes in between (`tests/robustness/test_shift_aliasing.py`). Standard deviation of confidence "
