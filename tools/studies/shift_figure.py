@@ -75,7 +75,8 @@ def draw(groups: Groups) -> None:
         row[2].set(xlabel="cycles a pixel (dotted: multiples of 1/32)", ylabel="energy")
         for harmonic in range(1, 17):
             row[2].axvline(harmonic / 32, color="grey", linestyle=":", linewidth=0.7)
-        row[1].legend(fontsize=8)
+        if methods:
+            row[1].legend(fontsize=8)
     FigureCanvasAgg(figure).print_png(str(FOLDER.with_suffix(".png")))
 
 
