@@ -5,6 +5,7 @@
     python tools/study.py nuclei time --data FOLDER
     python tools/study.py camvid table
     python tools/study.py perceptual run --data TAR
+    python tools/study.py shift run --data TAR --method bn vgg_gap
 
 `run` trains each combination and keeps one JSON file a run in docs/results/<study>/; what is there already is left.
 `time` measures the training step of all methods in one process, interleaved. `table` writes docs/results/<study>.md and
@@ -16,25 +17,26 @@ from importlib import import_module
 
 from studies.engine import add_commands, obey
 
-STUDIES = ("calibration", "camvid", "imagenette", "nuclei", "pooling")
-OWN_COMMANDS = ("perceptual",)  # studies that train nothing at several learning rates
+STUDIES = ("calibration", "camvid", "imagenette", "nuclei", "perceptual", "pooling", "shift")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line and do what it says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = parser.add_subparsers(dest="study", required=True)
-    studies = {name: import_module(f"studies.{name}").STUDY for name in STUDIES}
-    for name, study in studies.items():
-        add_commands(names.add_parser(name, help=study.text.splitlines()[0].lstrip("# ")), study)
-    others = {name: import_module(f"studies.{name}") for name in OWN_COMMANDS}
-    for name, module in others.items():
-        module.add_commands(names.add_parser(name, help=str(module.__doc__).splitlines()[0]))
+    modules = {name: import_module(f"studies.{name}") for name in STUDIES}
+    for name, module in modules.items():
+        own = names.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        if hasattr(module, "STUDY"):
+            add_commands(own, module.STUDY)
+        else:
+            module.add_commands(own)
     args = parser.parse_args(argv)
-    if args.study in others:
-        others[args.study].obey(args)
+    module = modules[args.study]
+    if hasattr(module, "STUDY"):
+        obey(module.STUDY, args)
     else:
-        obey(studies[args.study], args)
+        module.obey(args)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,12 @@ def _vgg16(readout: str, params: float, gflops: float) -> BackboneCard:
     return BackboneCard(f"vgg16_{readout}", params, gflops, None, None, GAP, "vgg", options, 256, 160)
 
 
+def _small_vgg16(readout: str, params: float, gflops: float) -> BackboneCard:
+    """With batch norms and a quarter of the channels, for images of 64 pixels and ten classes."""
+    options = {"readout": readout, "divisor": 4, "batch_norm": True, "image_size": 64}
+    return BackboneCard(f"vgg16_small_{readout}", params, gflops, None, None, GAP, "vgg", options, 64, 10)
+
+
 _NONE = (None, None)
 _ALL = [
     _resnet("resnet18", 11.690, 1.814, _NONE, RESNET, R18, None),
@@ -95,5 +101,9 @@ _ALL = [
     _vgg16("gap", 14.796768, 20.045),
     _vgg16("multi_gap", 14.950368, 20.045),
     _vgg16("multi_gap_flatten", 20.193248, 20.050),
+    _small_vgg16("flatten", 0.928026, 0.0796),
+    _small_vgg16("gap", 0.924186, 0.0796),
+    _small_vgg16("multi_gap", 0.926586, 0.0796),
+    _small_vgg16("multi_gap_flatten", 0.931706, 0.0796),
 ]
 CARDS = {card.name: card for card in _ALL}

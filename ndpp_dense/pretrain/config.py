@@ -42,6 +42,8 @@ class PretrainConfig:
             Unless it names a momentum, that follows the batch size (``WhiteningConfig.for_batch``).
         sync_bn: Batch normalisation over all GPUs.
         weights: Checkpoint to start from (``.pth`` or ``.safetensors``); empty for random weights.
+        trainable: Parameters to train, as a pattern of names such as ``"head.*"``; the rest, norms' and ND++ statistics
+            included, stays as it is in ``weights``, which need not hold what is trained. Empty trains everything.
         image_size: Pixels a side.
         crop_scale: Smallest and largest share of an image's area that a training crop takes.
         crop_pct: Share of a side that the central crop for evaluation takes, in (0, 1].
@@ -86,6 +88,7 @@ class PretrainConfig:
     ndpp: dict[str, Any] | None = None
     sync_bn: bool = False
     weights: str = ""
+    trainable: str = ""
     image_size: int = 224
     crop_scale: tuple[float, float] = (0.08, 1.0)
     crop_pct: float = 0.875

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import timm
@@ -16,10 +19,12 @@ from ndpp_dense.convert import convert_to_ndpp
 from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.options import read_options
 from ndpp_dense.pretrain.config import TASK, PretrainConfig
+from ndpp_dense.statistics import freeze_where_weights_are
 from ndpp_dense.zoo import SCHEME, load_checkpoint
 
 __all__ = ["READ_ERRORS", "build_network", "load_weights", "to_device"]
 
+_log = logging.getLogger(__name__)
 # What torch.load and safetensors raise on truncated, foreign or overwritten files.
 READ_ERRORS = (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, UnicodeDecodeError)
 
@@ -28,7 +33,8 @@ def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
     """Builds the network on the CPU, with random weights from the global generator.
 
     Args:
-        config: Settings; read are ``name``, ``ndpp``, ``batch_size``, ``image_size`` and ``weights``.
+        config: Settings; read are ``name``, ``ndpp``, ``batch_size``, ``image_size``, ``weights`` and
+            ``trainable``.
         num_classes: Outputs of the classifier.
 
     Returns:
@@ -50,36 +56,72 @@ def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
             report.verify(network, torch.zeros(1, 3, config.image_size, config.image_size))
         object.__setattr__(network, "ndpp_report", report)
     if config.weights:
-        load_weights(network, config.weights)
+        load_weights(network, config.weights, config.trainable)
+    if config.trainable:
+        _train_only(network, config.trainable)
     return network
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | Path, fresh: str = "") -> None:
     """Loads every weight from a file; averaged ones where a checkpoint has both.
 
     Args:
         network: Where to.
         path: ``.safetensors``, or ``.pth`` with the weights or a checkpoint of a run; or ``ndpp://NAME``.
+        fresh: Pattern of names, such as ``"head.*"``, that stay as they are where the file does not have them, or has
+            them of another shape.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is unreadable or does not fit; names what is missing or left over.
     """
-    if str(path).startswith(SCHEME):
+    if str(path).startswith(SCHEME) and not fresh:
         load_checkpoint(str(path), network)
         return
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"weights: there is no file {path}.")
-    try:
-        weights = load_state_dict(str(path))
-    except READ_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"weights: cannot read {path}: {reason}. Copy or download it again.") from error
+    weights = load_checkpoint(str(path)).weights if str(path).startswith(SCHEME) else _read_weights(path)
+    if fresh:
+        weights = _with_fresh(weights, network.state_dict(), fresh)
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"weights: {path} does not fit {type(network).__name__}: {reason[:600]}") from error
+
+
+def _read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"weights: there is no file {path}.")
+    try:
+        return load_state_dict(str(path))
+    except READ_ERRORS as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"weights: cannot read {path}: {reason}. Copy or download it again.") from error
+
+
+def _with_fresh(
+    weights: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], fresh: str
+) -> dict[str, torch.Tensor]:
+    """Weights in which what fits the pattern, and does not fit the network, is the network's own."""
+    kept = {name: value for name, value in weights.items() if name in state or not fnmatchcase(name, fresh)}
+    started = {
+        name: own
+        for name, own in state.items()
+        if fnmatchcase(name, fresh) and (name not in kept or kept[name].shape != own.shape)
+    }
+    if started:
+        _log.info("Not from the weights, but started anew: %s.", ", ".join(started))
+    return {**kept, **started}
+
+
+def _train_only(network: nn.Module, pattern: str) -> None:
+    """Lets the parameters that fit a pattern train, and no others."""
+    chosen = {name: fnmatchcase(name, pattern) for name, _ in network.named_parameters()}
+    if not any(chosen.values()):
+        last = list(chosen)[-1]
+        raise ValueError(f"trainable = {pattern!r} fits no parameter of the network; its last one is {last!r}.")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(chosen[name])
+    freeze_where_weights_are(network)
 
 
 def to_device(network: nn.Module, config: PretrainConfig, device: torch.device) -> nn.Module:

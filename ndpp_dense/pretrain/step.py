@@ -66,6 +66,7 @@ class OptimizerStep:
         self.loss = loss_function(config)
         # float16 loses small gradients; bfloat16 has float32's range.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "float16")
+        self._still = [module for module in network.modules() if _is_frozen(module)]
         self.stop_agreed = False  # whether any rank was asked to stop, known to all after a step
         self._parallel = _distributed(network, device, config.grad_compression)
         self._trained: Any = torch.compile(self._parallel) if config.compile else self._parallel
@@ -85,6 +86,8 @@ class OptimizerStep:
             FloatingPointError: The loss is not finite; names the layer. Weights are as before the step.
         """
         self.network.train()
+        for module in self._still:
+            module.eval()  # a norm that does not train keeps its statistics too
         augmented = [self.augment(*portion) for portion in portions]
         before = get_rng_state()
         self.optimizer.zero_grad(set_to_none=True)
@@ -127,6 +130,12 @@ class OptimizerStep:
         found = gather(first_nonfinite_layer(self.network, repeat))
         layer = next((layer for layer in found if layer), None)
         return divergence_message(number, f"the loss is {loss:.4g}", layer, good_checkpoint, _ADVICE)
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether a layer has parameters and none of them trains."""
+    own = list(module.parameters(recurse=False))
+    return bool(own) and not any(parameter.requires_grad for parameter in own)
 
 
 def _distributed(network: nn.Module, device: torch.device, compression: str) -> nn.Module:

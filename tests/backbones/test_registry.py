@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ndpp_dense import WhiteningConfig, backbone_card, create_backbone, list_backbones, nd_layers
 from ndpp_dense.backbones import BackboneCard
+from ndpp_dense.backbones.vgg import PooledVGG16
 
 pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 NAMES = list_backbones()
@@ -35,7 +36,8 @@ PUBLISHED = {
 
 
 def images(name, side=64):
-    return torch.randn(2, 3, 256, 256) if name in FLATTENED else torch.randn(2, 3, side, side)
+    side = backbone_card(name).image_size if name in FLATTENED else side
+    return torch.randn(2, 3, side, side)
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +150,22 @@ def test_trained_weights_of_gap_variants(readout, trained):
     assert sum(p.numel() for p in model.head.parameters()) == trained
     total = sum(p.numel() for p in model.parameters())
     assert total == 14_714_688 + trained == round(1e6 * backbone_card(f"vgg16_{readout}").params)
+
+
+def test_gap_variants_in_small_differ_in_the_head_alone():
+    heads = {"flatten": 512, "gap": 128, "multi_gap": 368, "multi_gap_flatten": 880}
+    models = {readout: create_backbone(f"vgg16_small_{readout}", num_classes=10) for readout in heads}
+    for readout, features in heads.items():
+        assert models[readout].num_features == features
+        assert models[readout].features.state_dict().keys() == models["gap"].features.state_dict().keys()
+    with pytest.raises(ValueError, match="readout = 'mean': it must be one of 'flatten'"):
+        PooledVGG16(readout="mean")
+
+
+def test_the_signal_reaches_the_last_pool_of_a_deep_plain_network():
+    with torch.no_grad():
+        pools = PooledVGG16(0).forward_features(torch.randn(2, 3, 64, 64))
+    assert 0.03 < pools[-1].std() / pools[0].std() < 30
 
 
 @pytest.mark.parametrize("name", ["resnet26_hybrid", "resnet50c_hybrid", "vit_small_max", "vgg16_gap"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from ndpp_dense.zoo.index import SCHEME
 from ndpp_dense.zoo.rows import ZooModel
 from ndpp_dense.zoo.weights import load_checkpoint, load_into
 
-__all__ = ["build_zoo_model", "evaluate_zoo_model", "load_from_zoo", "zoo_config", "zoo_options"]
+__all__ = ["build_zoo_model", "evaluate_zoo_model", "load_from_zoo", "read_words", "zoo_config", "zoo_options"]
 
 
 def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
@@ -36,11 +37,16 @@ CheckpointLoader.register_scheme(SCHEME, load_from_zoo, force=True)
 
 
 def zoo_options(model: ZooModel) -> dict[str, Any]:
-    """Overrides of a row as MMEngine has them: ``KEY=VALUE`` words by key."""
+    """Overrides of a row as MMEngine has them, by key."""
+    return read_words(model.overrides)
+
+
+def read_words(words: Iterable[str]) -> dict[str, Any]:
+    """``KEY=VALUE`` words by key; values that are no Python literals stay texts."""
     import ast
 
     options = {}
-    for word in model.overrides:
+    for word in words:
         key, _, value = word.partition("=")
         try:
             options[key] = ast.literal_eval(value)
