@@ -105,7 +105,7 @@ def subject_of(args: argparse.Namespace):
 
         given = {"config": args.config, "data": args.data, "overrides": args.overrides}
         return open_segmentor(weights, device=device, limit=args.limit, **given)
-    from ndpp_dense.robustness import open_classifier
+    from ndpp_dense.robustness.shift import open_classifier
 
     if not args.data:
         raise ValueError("a classifier needs --data: a folder or .tar file with train/CLASS and val/CLASS.")
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> Path:
 
     import torch
 
-    from ndpp_dense.robustness import (  # fmt: skip
+    from ndpp_dense.robustness.shift import (  # fmt: skip
         draw_shift,
         measure_shifts,
         parse_steps,
@@ -134,7 +134,7 @@ def run(args: argparse.Namespace) -> Path:
         write_shift_csv,
         write_shift_json,
     )
-    from ndpp_dense.robustness.shift_report import shift_table
+    from ndpp_dense.robustness.shift.report import shift_table
     from ndpp_dense.zoo import as_address
 
     args.weights = as_address(args.weights) if args.weights else ""

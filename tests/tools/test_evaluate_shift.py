@@ -49,9 +49,9 @@ def test_files_and_summary(words, tmp_path, capsys):
 
 
 def test_an_interrupted_run_goes_on(words, tmp_path, monkeypatch, capsys):
-    from ndpp_dense.robustness import shift_partial
+    from ndpp_dense.robustness.shift import partial
 
-    monkeypatch.setattr(shift_partial.PartialResults, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(partial.PartialResults, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         evaluate_shift.main(words)
     monkeypatch.undo()

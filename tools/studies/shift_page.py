@@ -174,6 +174,6 @@ def _aliasing(groups: Groups) -> list[str]:
         "seam "
         "that a circular shift moves through the picture, and two strides are all that 64 pixels have room for. Where "
         "convolutions pad circularly too nothing else is left: the answer of a GAP read-out then repeats in its stride "
-        "exactly, and changes in between (`tests/robustness/test_shift_aliasing.py`). Standard deviation of confidence "
+        "exactly, and changes in between (`tests/robustness/shift/test_aliasing.py`). Standard deviation of confidence "
         f"over circular shifts, in points: {moving}."
     ]

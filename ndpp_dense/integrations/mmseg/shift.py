@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.integrations.mmseg.run_config import build_config
 from ndpp_dense.integrations.mmseg.zoo import read_words, zoo_options
-from ndpp_dense.robustness.shift_models import evenly, file_facts
-from ndpp_dense.robustness.shift_segmentation import UNLABELLED, SegmentationTask
-from ndpp_dense.robustness.shift_task import Subject
+from ndpp_dense.robustness.shift.models import evenly, file_facts
+from ndpp_dense.robustness.shift.segmentation import UNLABELLED, SegmentationTask
+from ndpp_dense.robustness.shift.task import Subject
 from ndpp_dense.zoo import load_index
 from ndpp_dense.zoo.index import SCHEME
 

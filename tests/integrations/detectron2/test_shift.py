@@ -60,7 +60,7 @@ def test_answers_are_those_of_the_network(opened, build_tiny, weights):
 
 
 def test_measured(opened):
-    from ndpp_dense.robustness import measure_shifts, shift_grid
+    from ndpp_dense.robustness.shift import measure_shifts, shift_grid
 
     subject = opened(score=0.0, overrides=["MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"])
     result = measure_shifts(subject, shift_grid([-8, 8], "x"), batch_size=2)

@@ -42,7 +42,7 @@ def test_pictures_labels_and_answers(opened):
 
 
 def test_measured(opened):
-    from ndpp_dense.robustness import measure_shifts, shift_grid
+    from ndpp_dense.robustness.shift import measure_shifts, shift_grid
 
     result = measure_shifts(opened(limit=2), shift_grid([-8, 8], "y"), batch_size=2)
     assert [measure.name for measure in result.measures] == ["mIoU", "agreement"]
@@ -54,7 +54,7 @@ def test_measured(opened):
 
 def test_labels_of_another_size_and_without_a_class():
     from ndpp_dense.integrations.mmseg.shift import SegmentationImages
-    from ndpp_dense.robustness.shift_segmentation import UNLABELLED
+    from ndpp_dense.robustness.shift.segmentation import UNLABELLED
 
     class Sample:
         def __init__(self, data):

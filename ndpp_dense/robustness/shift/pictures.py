@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.robustness.shift_curve import ShiftResult
-from ndpp_dense.robustness.shift_report import spectra
+from ndpp_dense.robustness.shift.curve import ShiftResult
+from ndpp_dense.robustness.shift.report import spectra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ndpp_dense.fold import fold_ndpp
 from ndpp_dense.layers.base import nd_layers
-from ndpp_dense.robustness.shift_classification import ClassificationTask
-from ndpp_dense.robustness.shift_task import Subject
+from ndpp_dense.robustness.shift.classification import ClassificationTask
+from ndpp_dense.robustness.shift.task import Subject
 from ndpp_dense.zoo.cache import file_sha256
 
 __all__ = ["Classifier", "LabelledImages", "evenly", "file_facts", "open_classifier", "total_stride"]

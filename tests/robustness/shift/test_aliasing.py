@@ -6,7 +6,7 @@ import torch
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp, fold_ndpp
 from ndpp_dense.backbones.vgg import PooledVGG16
-from ndpp_dense.robustness import circular_padding, shift_spectrum, translate
+from ndpp_dense.robustness.shift import circular_padding, shift_spectrum, translate
 
 
 @pytest.mark.parametrize(("pool", "stride"), [(3, 8), (4, 16), (5, 32)])

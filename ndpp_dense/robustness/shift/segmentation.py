@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ndpp_dense.robustness.shift_borders import translate, visible_part
-from ndpp_dense.robustness.shift_task import Frame, Measure, ratio
+from ndpp_dense.robustness.shift.borders import translate, visible_part
+from ndpp_dense.robustness.shift.task import Frame, Measure, ratio
 
 __all__ = ["UNLABELLED", "SegmentationTask"]
 

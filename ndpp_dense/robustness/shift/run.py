@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ndpp_dense.robustness.shift_borders import Shift, check_border, check_reach, translate
-from ndpp_dense.robustness.shift_curve import ShiftResult
-from ndpp_dense.robustness.shift_partial import PartialResults
-from ndpp_dense.robustness.shift_task import Frame, Subject
+from ndpp_dense.robustness.shift.borders import Shift, check_border, check_reach, translate
+from ndpp_dense.robustness.shift.curve import ShiftResult
+from ndpp_dense.robustness.shift.partial import PartialResults
+from ndpp_dense.robustness.shift.task import Frame, Subject
 
 __all__ = ["measure_shifts"]
 
@@ -37,9 +37,9 @@ def measure_shifts(
     Args:
         subject: Model, pictures and task.
         shifts: Rows down and columns to the right, ``(0, 0)`` first, see
-            :func:`ndpp_dense.robustness.shift_grid`.
+            :func:`ndpp_dense.robustness.shift.shift_grid`.
         border: ``"zero"``, ``"reflect"``, ``"mirror"`` or ``"circular"``, see
-            :func:`ndpp_dense.robustness.translate`.
+            :func:`ndpp_dense.robustness.shift.translate`.
         batch_size: Pictures of a forward, >= 1.
         partial: Folder for what is done, one file a batch; a later call with equal arguments goes on from there. It is
             left for the caller to remove. None keeps nothing.

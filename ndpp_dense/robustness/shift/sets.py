@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ndpp_dense.robustness.shift_borders import Shift
+from ndpp_dense.robustness.shift.borders import Shift
 
 __all__ = ["ALONG", "parse_steps", "shift_grid"]
 

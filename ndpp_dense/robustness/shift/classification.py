@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ndpp_dense.robustness.shift_task import Frame, Measure, ratio
+from ndpp_dense.robustness.shift.task import Frame, Measure, ratio
 
 __all__ = ["ClassificationTask"]
 

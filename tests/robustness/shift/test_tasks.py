@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ndpp_dense.robustness import Boxes, ClassificationTask, DetectionTask, SegmentationTask
-from ndpp_dense.robustness.shift_detection import average_precision, box_iou, match
-from ndpp_dense.robustness.shift_segmentation import UNLABELLED
-from ndpp_dense.robustness.shift_task import Frame
+from ndpp_dense.robustness.shift import Boxes, ClassificationTask, DetectionTask, SegmentationTask
+from ndpp_dense.robustness.shift.detection import average_precision, box_iou, match
+from ndpp_dense.robustness.shift.segmentation import UNLABELLED
+from ndpp_dense.robustness.shift.task import Frame
 
 RNG = np.random.default_rng(0)
 

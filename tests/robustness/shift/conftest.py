@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ndpp_dense.robustness import ClassificationTask, Subject
+from ndpp_dense.robustness.shift import ClassificationTask, Subject
 
 
 class Pictures:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from ndpp_dense.robustness import BORDERS, parse_steps, shift_grid, translate
-from ndpp_dense.robustness.shift_borders import visible_part
+from ndpp_dense.robustness.shift import BORDERS, parse_steps, shift_grid, translate
+from ndpp_dense.robustness.shift.borders import visible_part
 
 MODES = {"zero": "constant", "reflect": "reflect", "mirror": "symmetric", "circular": "wrap"}
 

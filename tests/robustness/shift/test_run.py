@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ndpp_dense.robustness import (
+from ndpp_dense.robustness.shift import (
     BORDERS,
     SegmentationTask,
     Subject,
@@ -19,7 +19,7 @@ from ndpp_dense.robustness import (
     write_shift_csv,
     write_shift_json,
 )
-from ndpp_dense.robustness.shift_report import shift_table
+from ndpp_dense.robustness.shift.report import shift_table
 
 SHIFTS = shift_grid([-4, -1, 2, 6], "grid")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ndpp_dense.robustness.shift_task import Measure
+from ndpp_dense.robustness.shift.task import Measure
 
 __all__ = ["ShiftResult", "ShiftSummary"]
 
@@ -37,7 +37,7 @@ class ShiftSummary:
 
 @dataclass(frozen=True)
 class ShiftResult:
-    """What :func:`ndpp_dense.robustness.measure_shifts` has counted.
+    """What :func:`ndpp_dense.robustness.shift.measure_shifts` has counted.
 
     Attributes:
         name: Of the subject.

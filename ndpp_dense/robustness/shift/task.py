@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
-from ndpp_dense.robustness.shift_borders import Shift
+from ndpp_dense.robustness.shift.borders import Shift
 
 __all__ = ["Frame", "Images", "Measure", "ShiftTask", "Subject", "ratio"]
 

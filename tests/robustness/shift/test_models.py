@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ndpp_dense.robustness import measure_shifts, open_classifier, shift_grid
-from ndpp_dense.robustness.shift_models import evenly
+from ndpp_dense.robustness.shift import measure_shifts, open_classifier, shift_grid
+from ndpp_dense.robustness.shift.models import evenly
 
 timm = pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 CONFIG = "name: test_resnet\nimage_size: 32\nworkers: 0\nndpp: {block_size: 8, block_size_spatial: 2}\n"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.robustness.shift_aliasing import ShiftSpectrum, shift_spectrum
-from ndpp_dense.robustness.shift_curve import ShiftResult
+from ndpp_dense.robustness.shift.aliasing import ShiftSpectrum, shift_spectrum
+from ndpp_dense.robustness.shift.curve import ShiftResult
 
 __all__ = ["shift_record", "shift_table", "spectra", "write_shift_csv", "write_shift_json"]
 
