@@ -187,7 +187,8 @@ def _aliasing(groups: Groups) -> list[str]:
     return [
         f"**Residual aliasing: {words}.** Among fine frequencies the energy on multiples of 1/8 is above that of white "
         f"noise in every seed of {len(above)} of {len(groups)} networks{': ' * few}{'; '.join(above * few)}. Of "
-        f"all the energy, the share on multiples of 1/32 is above white noise in {'; '.join(whole) or 'none'}: most of what "
+        "all the energy, the share on multiples of 1/32 is above white noise in "
+        f"{'; '.join(whole) or 'none'}: most of what "
         "varies is slower than the stride, since zero padding sees the seam that a circular shift moves through the "
         "picture. Where convolutions pad circularly too nothing else is left: the answer of a GAP read-out then "
         "repeats in its stride exactly, and changes in between (`tests/robustness/test_shift_aliasing.py`). Standard "
