@@ -85,7 +85,7 @@ def draw(groups: Groups) -> None:
         for harmonic in range(1, 17):
             row[2].axvline(harmonic / 32, color="grey", linestyle=":", linewidth=0.7)
         if methods:
-            row[1].legend(fontsize=8)
+            row[2].legend(*row[1].get_legend_handles_labels(), fontsize=8, loc="upper right")
     FigureCanvasAgg(figure).print_png(str(FOLDER.with_suffix(".png")))
 
 

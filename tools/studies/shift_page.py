@@ -38,7 +38,7 @@ shift leaves as they are. **Harmonics**: the share of AC energy on multiples of 
 the unshifted answer ("confidence") over 64 circular shifts of {circular} images; white noise would have {chance:.0f} %.
 "Fine" is that on multiples of 1/8, where the strides of the first stages repeat, among frequencies above 1/16 alone,
 which slow trends do not reach; white noise would have {fine:.0f} % (a measure chosen after the first figure was seen).
-Mean over the seeds, the seeds' own values in brackets, in per cent.
+Mean over the seeds, the seeds' own values in brackets, in per cent; one value is of seed 1 alone.
 
 Written by `python tools/study.py shift table` from the JSON files in `shift/`, one a run; the runs by
 `python tools/study.py shift run --data TAR`.
