@@ -13,6 +13,7 @@ Record = dict[str, Any]
 Groups = dict[str, list[Record]]
 HEADS = ("vgg_flatten", "vgg_gap", "vgg_multi_gap", "vgg_multi_gap_flatten")
 CHANCE = 100 * 31 / 63  # of white noise, on the harmonics of 1/32 of 64 shifts
+FINE, FINE_CHANCE = 5, 100 * 7 / 55  # first bin beyond 1/16; white noise there, on the harmonics of 1/8
 
 
 def figure_of(record: Record, border: str, measure: str, key: str) -> float:
@@ -30,6 +31,14 @@ def harmonics(record: Record, measure: str) -> float:
     """Return the share of the AC energy on harmonics of the stride, in per cent."""
     found = record["circular"]["measures"][measure]["spectrum"].get("x", {}).get("harmonic_share")
     return float("nan") if found is None else 100 * found
+
+
+def fine_harmonics(record: Record) -> float:
+    """Return the share of energy on multiples of 1/8 among frequencies above 1/16, in per cent: without slow trends."""
+    power = _power(record)
+    power[1:-1] *= 2  # those beyond one half are their mirror images
+    bins = np.arange(FINE, len(power))
+    return float(100 * power[bins[bins % 8 == 0]].sum() / power[bins].sum())
 
 
 def swing(record: Record) -> float:
@@ -76,7 +85,7 @@ def draw(groups: Groups) -> None:
         for harmonic in range(1, 17):
             row[2].axvline(harmonic / 32, color="grey", linestyle=":", linewidth=0.7)
         if methods:
-            row[1].legend(fontsize=8)
+            row[2].legend(*row[1].get_legend_handles_labels(), fontsize=8, loc="upper right")
     FigureCanvasAgg(figure).print_png(str(FOLDER.with_suffix(".png")))
 
 
