@@ -15,6 +15,7 @@ __all__ = ["add_parser", "run"]
 _EXAMPLES = """\
 examples:
   ndpp plan --gpus 64 --nodes 8 --link 200Gb --backbone resnet50 --seconds 0.25
+  ndpp plan --gpus 64 --model mask_rcnn_ndpp --seconds 0.3
   ndpp plan --gpus 8,64,512 --gpus-per-node 8 --backbone resnet50 --seconds 0.25
   ndpp plan --check --output output/plan
 """
@@ -36,7 +37,9 @@ def add_parser(commands: Any) -> None:
     add("--link", default="200Gb", help="between machines: 200Gb (bits), 25GB (bytes)")
     add("--inside", default="200GB", help="between the GPUs of a machine")
     add("--latency", type=float, default=15.0, help="microseconds of a hop between machines")
-    add("--backbone", default="resnet50", metavar="NAME", help="of list_backbones()")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--backbone", default="resnet50", metavar="NAME", help="of list_backbones(), with preset fast")
+    what.add_argument("--model", metavar="NAME", help="of the model zoo (`ndpp zoo list`), with weights or without")
     add("--seconds", type=float, default=0.25, help="a step on one GPU takes, measured with your batch and precision")
     add("--check", action="store_true", help="compare with runs of several processes here, on CPUs")
     add("--processes", default="1,2,4", help="of --check; the first is 1")
@@ -74,20 +77,15 @@ def _check(args: argparse.Namespace) -> None:
 
 def _predicted(args: argparse.Namespace) -> Iterator[str]:
     """A line a number of GPUs, with statistics layer by layer (fresh) and in one exchange (stale)."""
-    import torch
-
-    from ndpp_dense import WhiteningConfig, convert_to_ndpp, create_backbone
     from ndpp_dense.distributed.plan import Cluster, full_moment_bytes, link_speed, predict, work_of
 
-    with torch.device("meta"):
-        model = create_backbone(args.backbone, 1000)
-        convert_to_ndpp(model, WhiteningConfig.fast("imagenet"))
+    model = _network(args)
     work = work_of(model, args.seconds)
     moments = sum(work.moment_bytes)
+    share = f" ({moments / full:.3f} of what whole matrices would be)" if (full := full_moment_bytes(model)) else ""
     yield (
-        f"{args.backbone}: {work.gradient_bytes / 1e6:.1f} MB of gradients, {moments / 1e6:.1f} MB of statistics from "
-        f"{len(work.moment_bytes)} layers ({moments / full_moment_bytes(model):.3f} of what whole matrices would be), "
-        f"{args.seconds:g} s a step on one GPU"
+        f"{args.model or args.backbone}: {work.gradient_bytes / 1e6:.1f} MB of gradients, {moments / 1e6:.1f} MB of "
+        f"statistics from {len(work.moment_bytes)} layers{share}, {args.seconds:g} s a step on one GPU"
     )
     yield ""
     yield "| GPUs | nodes | sent a step, MB | fresh: step, ms | waiting | one exchange: step, ms | waiting |"
@@ -100,6 +98,23 @@ def _predicted(args: argparse.Namespace) -> Iterator[str]:
             f"| {gpus} | {nodes} | {fresh.bytes_sent / 1e6:.0f} | {1e3 * fresh.seconds:.1f} | "
             f"{1 - fresh.efficiency:.1%} | {1e3 * beside.seconds:.1f} | {1 - beside.efficiency:.1%} |"
         )
+
+
+def _network(args: argparse.Namespace) -> Any:
+    """What is to be trained, with random weights."""
+    import torch
+
+    from ndpp_dense import WhiteningConfig, convert_to_ndpp, create_backbone
+    from ndpp_dense.cli.frameworks import framework_of
+    from ndpp_dense.zoo import load_index
+
+    if args.model:
+        row = load_index().find(args.model)
+        return framework_of(row).build_zoo_model(row)
+    with torch.device("meta"):
+        model = create_backbone(args.backbone, 1000)
+        convert_to_ndpp(model, WhiteningConfig.fast("imagenet"))
+    return model
 
 
 def _numbers(flag: str, text: str) -> list[int]:

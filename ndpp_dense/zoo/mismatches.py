@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["mismatches"]
 
-_SHOWN = 8  # rows of a kind; more would hide what they say
+_SHOWN = 24  # rows, shared by the kinds there are; more would hide what they say
 
 
 def mismatches(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
@@ -19,21 +19,22 @@ def mismatches(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> st
         state: The model's state dictionary.
 
     Returns:
-        A table, a line for each name up to a limit for each kind, and the counts; empty where there is no difference.
+        A table, a line for each name up to a limit that the kinds share, and the counts; empty where there is no difference.
     """
     counted = ".num_batches_tracked"  # which nothing needs
     rows = [("missing", name, "-", _shape(value)) for name, value in state.items() if name not in weights]
     rows = [row for row in rows if not row[1].endswith(counted)]
-    rows += [("left over", name, _shape(value), "-") for name, value in weights.items() if name not in state]
+    rows += [("left over", name, _shape(weights[name]), "-") for name in sorted(weights.keys() - state.keys())]
     rows += [
-        ("shape", name, _shape(value), _shape(state[name]))
-        for name, value in weights.items()
-        if name in state and state[name].shape != value.shape
+        ("shape", name, _shape(weights[name]), _shape(value))
+        for name, value in state.items()
+        if name in weights and weights[name].shape != value.shape
     ]
     if not rows:
         return ""
     kinds = ("missing", "left over", "shape")
-    shown = [row for kind in kinds for row in [row for row in rows if row[0] == kind][:_SHOWN]]
+    of_each = _SHOWN // len({row[0] for row in rows})
+    shown = [row for kind in kinds for row in [row for row in rows if row[0] == kind][:of_each]]
     lines = [("", "name", "in the weights", "in the model"), *shown]
     widths = [max(len(line[column]) for line in lines) for column in range(4)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]

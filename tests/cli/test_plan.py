@@ -50,6 +50,19 @@ def test_one_gpu_waits_for_nobody(capsys):
     assert printed(capsys, "--gpus", "1").splitlines()[-1] == "| 1 | 1 | 0 | 250.0 | 0.0% | 250.0 | 0.0% |"
 
 
+def test_a_model_of_the_zoo(capsys):
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed: python tools/install_detectron2.py")
+    first = printed(capsys, "--gpus", "8", "--model", "mask_rcnn_ndpp").splitlines()[0]
+    gradients, statistics, layers, share = re.findall(r"[0-9.]+", first.split(": ")[1])[:4]
+    assert f"sends {statistics} MB of statistics from {layers} layers" in PAGE
+    assert f"{share} of full, and {gradients} MB of gradients" in PAGE
+
+
+def test_a_model_without_nd_layers_sends_gradients_alone(capsys):
+    first = printed(capsys, "--gpus", "8", "--model", "resnet50_hybrid_step").splitlines()[0]
+    assert "0.0 MB of statistics from 0 layers, 0.25 s a step" in first
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

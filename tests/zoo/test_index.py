@@ -142,7 +142,7 @@ def test_no_checkpoint_lies_about_without_a_row():
     named = {file.name for model in index.models.values() for file in model.files}
     folder = index.path.parent / "checkpoints"
     assert {path.name for path in folder.glob("*") if path.name != ".gitkeep"} <= named
-    assert sum(path.stat().st_size for path in folder.glob("*")) < 25_000_000
+    assert sum(path.stat().st_size for path in folder.glob("*")) < 30_000_000  # the wheel holds them
 
 
 def test_the_generated_pages_are_in_step():
