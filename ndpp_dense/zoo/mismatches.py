@@ -19,7 +19,8 @@ def mismatches(weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> st
         state: The model's state dictionary.
 
     Returns:
-        A table, a line for each name up to a limit that the kinds share, and the counts; empty where there is no difference.
+        A table, a line for each name up to a limit that the kinds share, and the counts; empty where there is no
+        difference.
     """
     counted = ".num_batches_tracked"  # which nothing needs
     rows = [("missing", name, "-", _shape(value)) for name, value in state.items() if name not in weights]
