@@ -7,6 +7,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ndpp_dense import NDConv2d, NDLinear, WhiteningConfig, synchronize_stats, update_stats
+from ndpp_dense.distributed.leave import leave
 
 
 def model(sync: bool, statistics: str = "ema") -> nn.Sequential:
@@ -35,7 +36,7 @@ def main(rank: int, world: int, init: str, out: str) -> None:
     results["updated"] = dict(together.named_buffers())
     synchronize_stats(nn.ReLU())  # nothing to exchange, and no collective that the others would wait for
     torch.save(results, out)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

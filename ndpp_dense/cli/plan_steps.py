@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp, create_backbone
+from ndpp_dense.distributed.leave import leave
 from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.plan import work_of
 
@@ -63,7 +64,7 @@ def measure(rank: int, world: int, init: str, repeats: int, schedule: str) -> di
         message = torch.zeros(size)
         found[name] = _median(lambda message=message: dist.all_reduce(message), repeats) if world > 1 else 0.0
     if world > 1:
-        dist.destroy_process_group()
+        leave()
     return {**found, **shares, "gradients": work.gradient_bytes, "moments": list(work.moment_bytes)}
 
 

@@ -13,11 +13,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import torch
-import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 
 from ndpp_dense.distributed.failure import sharing_failures
 from ndpp_dense.distributed.join import join
+from ndpp_dense.distributed.leave import leave
 from ndpp_dense.distributed.place import Place, find_place
 from ndpp_dense.distributed.stopping import SIGNALS, StoppedEarly, watching_for_stop
 
@@ -73,6 +73,7 @@ def launch(
     args: tuple = (),
     *,
     joined: Callable[[list[int], int], None] | None = None,
+    left: Callable[[], None] | None = None,
     say: Callable[[str], None] | None = None,
     guard: Callable[[], AbstractContextManager] = nullcontext,
 ) -> Any:
@@ -87,6 +88,7 @@ def launch(
         options: How to launch.
         args: Positional arguments of ``main``.
         joined: Called in every process once the group stands, with the number of each rank's machine and its own.
+        left: Called in every process before the group goes, to let go of what ``joined`` made.
         say: Called on rank 0 with what the first exchange found: backend, interfaces, machines.
         guard: Context in which spawned processes run, for their errors; that of the caller does not reach there.
 
@@ -101,14 +103,14 @@ def launch(
     """
     place = find_place()
     if place is not None:
-        return _run(place, main, options, args, joined, say)
+        return _run(place, main, options, args, joined, left, say)
     _check_gpus(options.num_gpus, options.device)
     if options.num_gpus * options.num_machines == 1:
         with watching_for_stop():
             return main(*args)
     address = _address(options.dist_url) or ("127.0.0.1", _free_port())
     try:
-        _spawn(options.num_gpus, (guard, address, main, options, args, joined, say))
+        _spawn(options.num_gpus, (guard, address, main, options, args, joined, left, say))
     except ProcessExitedException as error:
         # A process that called sys.exit has said why; anything else (a signal) still needs the traceback.
         if error.signal_name is None:
@@ -149,7 +151,7 @@ def _spawned(
         _run(Place(rank, world_size, local_rank, options.machine_rank, *address), main, options, *rest)
 
 
-def _run(place: Place, main: Callable, options: LaunchOptions, args: tuple, joined: Any, say: Any) -> Any:
+def _run(place: Place, main: Callable, options: LaunchOptions, args: tuple, joined: Any, left: Any, say: Any) -> Any:
     os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
     cuda = torch.device(options.device).type == "cuda"
     if cuda:
@@ -171,10 +173,10 @@ def _run(place: Place, main: Callable, options: LaunchOptions, args: tuple, join
         with watching_for_stop(), sharing_failures(store, place.rank, place.world_size, serves):
             result = main(*args)
     except StoppedEarly:  # all ranks together
-        dist.destroy_process_group()
+        leave(left)
         raise
     # Only after success: where one process failed, waiting here for the others would hide its error.
-    dist.destroy_process_group()
+    leave(left)
     return result
 
 

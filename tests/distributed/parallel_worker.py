@@ -10,6 +10,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp, nd_layers
+from ndpp_dense.distributed.leave import leave
 
 STEPS = 5
 CONFIGS = {
@@ -84,7 +85,7 @@ def main(rank: int, world: int, init: str, out: str) -> None:
         "fully sharded": train(sharded(Network(config)), rank, all_heads=False),
     }
     torch.save(found, out)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

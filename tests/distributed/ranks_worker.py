@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ndpp_dense import NDConv2d, WhiteningConfig, nd_layers
 from ndpp_dense.distributed.compression import compress_gradients
 from ndpp_dense.distributed.equal_buffers import unequal_layers, warn_if_unequal
+from ndpp_dense.distributed.leave import leave
 
 
 def network():
@@ -48,7 +49,7 @@ def main(rank, world, init, out):
     found["said"] = [record.getMessage() for record in said]
     found["full"], found["half"] = gradients(rank, ""), gradients(rank, "bfloat16")
     torch.save(found, out)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from stale_worker import Network
 from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense import portions_of_step
+from ndpp_dense.distributed.leave import leave
 
 STEPS, BATCH = 4, 512
 
@@ -47,7 +48,7 @@ def main(rank: int, world: int, init: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{init}", rank=rank, world_size=world)
     torch.save({portions: train(portions, rank, world) for portions in (1, 4)}, out)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

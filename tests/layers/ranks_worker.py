@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig
+from ndpp_dense.distributed.leave import leave
 from ndpp_dense.layers import NDLayer
 
 CONFIGS = {
@@ -93,7 +94,7 @@ def main(rank: int, world: int, init: str, out: str) -> None:
         results[name] = train(layer, shape, sum(counts), slice(start, start + counts[rank]))
     results["parallel"] = train_in_parallel(rank)
     torch.save(results, out)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

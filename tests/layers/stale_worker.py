@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp, synchronize_stats
+from ndpp_dense.distributed.leave import leave
 
 STEPS = 4
 SPLITS = {"4 and 4": (4, 4), "3 and 5": (3, 5), "8 and 0": (8, 0), "0 and 8": (0, 8)}
@@ -96,7 +97,7 @@ def main(rank: int, world: int, init: str, out: str) -> None:
     results["head left out"] = train(Network(), part, heads, ranks=world)
     results["calls"] = calls_of_steps(part)
     torch.save(results, out)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

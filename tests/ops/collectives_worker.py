@@ -5,6 +5,7 @@ import sys
 import torch
 import torch.distributed as dist
 
+from ndpp_dense.distributed.leave import leave
 from ndpp_dense.ops.collectives import sum_over_ranks, world_size
 from ndpp_dense.ops.moments import data_moments, sum_moments_over_ranks
 
@@ -61,7 +62,7 @@ def main(rank: int, world: int, init: str, out: str) -> None:
     group = dist.new_group([rank], use_local_synchronization=True)
     result["alone"] = sum_over_ranks(torch.ones(2), group)
     torch.save(result, out)
-    dist.destroy_process_group()
+    leave()
 
 
 if __name__ == "__main__":

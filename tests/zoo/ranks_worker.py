@@ -6,6 +6,7 @@ import sys
 import torch
 import torch.distributed as dist
 
+from ndpp_dense.distributed.leave import leave
 from ndpp_dense.zoo import Patience, ZooError, load_index, resolve
 
 if __name__ == "__main__":
@@ -17,4 +18,4 @@ if __name__ == "__main__":
     except ZooError as error:
         result = f"error: {error}"
     torch.save(result, out)
-    dist.destroy_process_group()
+    leave()

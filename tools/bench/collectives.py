@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from bench.case import Case, Settings, Step, training_step
+from ndpp_dense.distributed.leave import leave
 
 CALLS = (
     "all_reduce",
@@ -104,4 +105,4 @@ def _rank(rank: int, world: int, folder: str, settings: Settings, batch: int, si
         found[name] = seen
     if rank == 0:
         (Path(folder) / "traffic.json").write_text(json.dumps(found))
-    dist.destroy_process_group()
+    leave()

@@ -16,9 +16,7 @@ __all__ = ["LaunchOptions", "launch"]
 
 def launch(main: Callable[..., Any], options: LaunchOptions, args: tuple = (), **calls: Any) -> Any:
     """:func:`ndpp_dense.distributed.launch` with Detectron2's groups of ranks on a machine."""
-    result = distributed.launch(main, options, args, joined=_group_machines, **calls)
-    comm._LOCAL_PROCESS_GROUP = None
-    return result
+    return distributed.launch(main, options, args, joined=_group_machines, left=_forget_groups, **calls)
 
 
 def _group_machines(nodes: list[int], own: int) -> None:
@@ -27,3 +25,9 @@ def _group_machines(nodes: list[int], own: int) -> None:
         group = dist.new_group([rank for rank, other in enumerate(nodes) if other == node])
         if node == own:
             comm._LOCAL_PROCESS_GROUP = group
+
+
+def _forget_groups() -> None:
+    """Detectron2 keeps both for good, and with them their threads."""
+    comm._LOCAL_PROCESS_GROUP = None
+    comm._get_global_gloo_group.cache_clear()

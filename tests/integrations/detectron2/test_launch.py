@@ -1,6 +1,7 @@
 """Spawned processes, Detectron2's groups of ranks on a machine, and that one failure ends the run."""
 
 import importlib
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +23,13 @@ def workers(monkeypatch):
 def test_spawned_processes_form_a_group(workers, tmp_path):
     launch(workers.describe, LaunchOptions(num_gpus=2, **CPU), (tmp_path,))
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["(0, 2, 0, 2) 1", "(1, 2, 1, 2) 1"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of threads are read from /proc")
+def test_no_thread_of_a_group_outlives_the_run(workers, tmp_path):
+    # One that waits for the interpreter's lock while the interpreter ends would abort the process.
+    launch(workers.list_threads, LaunchOptions(num_gpus=2, **CPU), (tmp_path,))
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["[]", "[]"]
 
 
 @pytest.mark.slow

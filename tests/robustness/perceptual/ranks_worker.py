@@ -5,6 +5,7 @@ import sys
 import torch
 import torch.distributed as dist
 
+from ndpp_dense.distributed.leave import leave
 from ndpp_dense.robustness.perceptual import MeanGapDistance
 
 SHARES = (slice(0, 5), slice(5, 7))
@@ -28,4 +29,4 @@ if __name__ == "__main__":
     metric.update(a[:1], b[:1])
     metric.update(a[1:], b[1:])
     torch.save({"mean": metric.compute(), "again": metric.compute()}, out_file)
-    dist.destroy_process_group()
+    leave()
