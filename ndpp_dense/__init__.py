@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ndpp_dense.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from ndpp_dense.backbones import backbone_card, create_backbone, list_backbones
@@ -65,12 +66,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(
-            f"module 'ndpp_dense' has no attribute {name!r}. Public names: {', '.join(sorted(_HOMES))}"
-        )
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(__name__, _HOMES)
 
 
 def __dir__() -> list[str]:

@@ -17,7 +17,7 @@ STOREYS = [
     {"datasets", "pretrain", "robustness", "zoo", "backbones", "reports"},
     {"convert", "convert_partner", "convert_report", "convert_rules", "module_surgery", "fold"}
     | {"calibrate", "calibrate_folds", "calibrate_trace", "calibrate_weights", "config_files"}
-    | {"statistics", "evaluation_stats", "nonfinite", "rng", "options", "atomic_file", "distributed"},
+    | {"statistics", "evaluation_stats", "nonfinite", "rng", "options", "atomic_file", "lazy_names", "distributed"},
     {"layers"},
     {"ops"},
 ]

@@ -15,7 +15,6 @@ steps is the opinion. Weights of our distance are trained on a part of the refer
 """
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +64,6 @@ def split_of(args: argparse.Namespace, opinions: Any) -> Any:
     return split_references(opinions, args.test_share, args.seed)
 
 
-def progress(done: int, total: int) -> None:
-    """Show how far it is, on a terminal only."""
-    if sys.stderr.isatty():
-        print(f"\r{done}/{total} pairs", end="" if done < total else "\n", file=sys.stderr, flush=True)
-
-
 def run(args: argparse.Namespace) -> None:
     """Measure, train, test and write."""
     import torch
@@ -91,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         own["gap"].load_weight(args.distance_weights)
         given = {"gap": own["gap"].weight}
     metrics = {**{name: distance.terms for name, distance in own.items()}, **peers}
-    measured = perceptual.measure(opinions, metrics, device, args.batch_size, progress)
+    measured = perceptual.measure(opinions, metrics, device, args.batch_size, progress=True)
     rows, weights = perceptual.evaluate(opinions, measured, split, args.loss, args.seed, given, args.resamples)
     folder = Path(args.output)
     ratios = {}

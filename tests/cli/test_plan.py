@@ -11,7 +11,7 @@ import pytest
 
 from ndpp_dense.cli import main
 
-pytest.importorskip("timm")
+pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 RECORD = ROOT / "docs" / "results" / "plan" / "plan.json"

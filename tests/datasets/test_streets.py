@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-Image = pytest.importorskip("PIL.Image")
+Image = pytest.importorskip("PIL.Image", reason="Pillow is not installed")
 pytest.importorskip("filelock", reason="filelock is not installed")
 
 from ndpp_dense.datasets.streets import ensure_streets  # noqa: E402

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp
+from ndpp_dense.evaluation_stats import EvaluationStats
 from ndpp_dense.layers.steps import settle_stats
 
 
@@ -47,3 +48,16 @@ def assert_equal_buffers(model, other):
     assert expected
     for name, buffer in model.named_buffers():
         torch.testing.assert_close(buffer, expected[name], msg=lambda m, name=name: f"{name}: {m}")
+
+
+def lend(model):
+    """What an evaluation on estimated statistics does between two steps."""
+    stats = EvaluationStats(model, lambda seed: iter([batch(seed)]), 1)
+
+    def between():
+        stats.lend()
+        model.eval()(batch(9))
+        model.train()
+        stats.take_back()
+
+    return between

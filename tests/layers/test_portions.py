@@ -5,10 +5,9 @@ import pickle
 
 import pytest
 import torch
-from stale_nets import assert_equal_buffers, batch, descend, make_net
+from stale_nets import assert_equal_buffers, batch, descend, lend, make_net
 
 from ndpp_dense import freeze_stats, nd_layers, portion_of_step, portions_of_step, update_stats
-from ndpp_dense.evaluation_stats import EvaluationStats
 from ndpp_dense.layers.steps import settle_stats
 
 STEPS = 5
@@ -79,21 +78,9 @@ def test_alone_the_first_step_takes_the_statistics_of_its_first_portion():
     assert_equal_buffers(model, twin)
 
 
-def _lend(model):
-    stats = EvaluationStats(model, lambda seed: iter([batch(seed)]), 1)
-
-    def between():
-        stats.lend()
-        model.eval()(batch(9))
-        model.train()
-        stats.take_back()
-
-    return between
-
-
 BETWEEN = {
     "evaluating": lambda model: lambda: (model.eval()(batch(9)), model.train()),
-    "lending": _lend,
+    "lending": lend,
     "saving": lambda model: model.state_dict,
     "copying": lambda model: lambda: pickle.loads(pickle.dumps(copy.deepcopy(model))),
     "settling": lambda model: lambda: settle_stats(model),

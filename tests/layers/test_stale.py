@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from stale_nets import assert_equal_buffers, batch, descend, make_net, train
+from stale_nets import assert_equal_buffers, batch, descend, lend, make_net, train
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -18,7 +18,6 @@ from ndpp_dense import (
     nd_layers,
     synchronize_stats,
 )
-from ndpp_dense.evaluation_stats import EvaluationStats
 from ndpp_dense.layers import flight
 from ndpp_dense.layers.steps import settle_stats
 
@@ -101,22 +100,10 @@ def test_resume_is_exact_to_the_bit(stop):
         assert torch.equal(second.state_dict()[name], value), name
 
 
-def _lend(model):
-    stats = EvaluationStats(model, lambda seed: iter([batch(seed)]), 1)
-
-    def between():
-        stats.lend()
-        model.eval()(batch(9))
-        model.train()
-        stats.take_back()
-
-    return between
-
-
 BETWEEN = {
     "saving": lambda model: model.state_dict,
     "evaluating": lambda model: lambda: (model.eval()(batch(9)), model.train()),
-    "lending": _lend,
+    "lending": lend,
     "copying": lambda model: lambda: copy.deepcopy(model),
     "pickling": lambda model: lambda: pickle.loads(pickle.dumps(model)),
     "casting": lambda model: lambda: model.to(torch.float64),

@@ -6,7 +6,7 @@ import pytest
 from evaluate_perceptual import main
 from PIL import Image
 
-pytest.importorskip("timm")
+pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 
 
 @pytest.fixture

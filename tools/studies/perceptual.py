@@ -100,7 +100,7 @@ def measured(backbone: str, weights: Path, seed: int, images: Path) -> dict[str,
     own["random gap"] = learned(open_stages(backbone))["gap"]
     peers, missing = open_peers()
     terms = {name: distance.terms for name, distance in own.items()}
-    values = measure(opinions, {**terms, **peers})
+    values = measure(opinions, {**terms, **peers}, progress=True)
     rows, found = evaluate(opinions, values, split, "rank", seed)
     others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
     ratios = shift_ratios(opinions, sorted(split.test), {**terms, **others}, found, seed=seed)

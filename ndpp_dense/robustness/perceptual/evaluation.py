@@ -71,7 +71,7 @@ def measure(
     metrics: Mapping[str, Metric],
     device: torch.device | str = "cpu",
     batch_size: int = 32,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    progress: bool = False,
 ) -> dict[str, Tensor]:
     """Measures all pairs; a reference is sent through once for a batch of its distorted images.
 
@@ -80,13 +80,15 @@ def measure(
         metrics: By name.
         device: Where they are.
         batch_size: Distorted images at a time.
-        report: Called with the numbers of pairs done and in all.
+        progress: Show a bar with the time left, on terminals.
 
     Returns:
         By name, ``(P,)`` or ``(P, F)``, on the CPU.
     """
+    from tqdm import tqdm
+
     found: dict[str, list[Tensor]] = {name: [] for name in metrics}
-    done = 0
+    bar = tqdm(total=len(opinions.pairs), desc=opinions.name, unit="pair", disable=None if progress else True)
     for name, group in groupby(opinions.pairs, key=lambda pair: pair.reference):
         reference = opinions.reference(name)[None].to(device)
         pairs = list(group)
@@ -95,8 +97,8 @@ def measure(
             images = torch.stack([opinions.distorted(pair) for pair in chunk]).to(device)
             for metric, distance in metrics.items():
                 found[metric].append(distance(reference, images).float().cpu())
-            done += len(chunk)
-            report(done, len(opinions.pairs))
+            bar.update(len(chunk))
+    bar.close()
     return {name: torch.cat(values) for name, values in found.items()}
 
 

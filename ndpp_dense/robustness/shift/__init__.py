@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ndpp_dense.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from ndpp_dense.robustness.shift.aliasing import ShiftSpectrum, circular_padding, shift_spectrum
@@ -69,12 +70,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(
-            f"module 'ndpp_dense.robustness.shift' has no attribute {name!r}. Public names: {', '.join(sorted(_HOMES))}"
-        )
-    return getattr(import_module(f"ndpp_dense.robustness.shift.{_HOMES[name]}"), name)
+__getattr__ = lazy_names(__name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()})
 
 
 def __dir__() -> list[str]:

@@ -86,7 +86,7 @@ def test_vgg_has_1472_averages(name):
 
 
 def test_timm_classifiers_and_their_features_are_the_same():
-    timm = pytest.importorskip("timm")
+    timm = pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
     classifier = timm.create_model("resnet18", num_classes=3)
     features = timm.create_model("resnet18", features_only=True)
     features.load_state_dict(classifier.state_dict(), strict=False)

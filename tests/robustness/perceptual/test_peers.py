@@ -88,7 +88,7 @@ def test_what_cannot_be_measured_says_what_it_needs(monkeypatch, tmp_path):
 
 def test_lpips_and_dists_run_on_torchvisions_weights(monkeypatch, tmp_path):
     pytest.importorskip("lpips", reason="lpips is not installed")
-    models = pytest.importorskip("torchvision").models
+    models = pytest.importorskip("torchvision", reason="torchvision is not installed").models
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = tmp_path / "hub" / "checkpoints"
     folder.mkdir(parents=True)

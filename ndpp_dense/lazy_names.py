@@ -1,0 +1,30 @@
+"""Public names of a package that are imported when they are asked for, so that importing the package stays cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+__all__ = ["lazy_names"]
+
+
+def lazy_names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of such a package (PEP 562).
+
+    Args:
+        package: Its name.
+        homes: By public name the module that has it.
+
+    Returns:
+        A function that imports a name, or raises ``AttributeError`` with the names that there are.
+    """
+
+    def find(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(
+                f"module {package!r} has no attribute {name!r}. Public names: {', '.join(sorted(homes))}"
+            )
+        return getattr(import_module(homes[name]), name)
+
+    return find
