@@ -21,6 +21,16 @@ def test_exact_to_rounding(layout, signed, n, dtype):
     assert torch.equal(absolute_sum(x.requires_grad_(), DIMS).detach(), total)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("chunk", [5, 60, 61, 130, 1000])
+@pytest.mark.parametrize("gaps", [False, True])
+def test_parts_of_any_size_add_up(layout, chunk, gaps, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", chunk)
+    x = torch.randn(4, 3, 8, 5).to(memory_format=layout)
+    x = x[:, :, ::2] if gaps else x[:, :, :4].clone(memory_format=torch.preserve_format)
+    torch.testing.assert_close(absolute_sum(x, DIMS), x.abs().sum(DIMS, keepdim=True))
+
+
 @pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 5, 7)])
 def test_rows(shape, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 8)
