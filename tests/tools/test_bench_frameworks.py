@@ -47,3 +47,20 @@ def test_synchronised_batch_norm_sends_what_it_must():
     assert found["ND++ fast, stale"] == {"collectives": 1, "MB": pytest.approx(12.5, abs=0.2)}  # one triangle
     assert found["ND++ paper"]["MB"] > found["ND++ fast"]["MB"] > 24
     assert torch.distributed.is_initialized() is False
+
+
+def test_heads_have_the_same_regions_whatever_the_network_proposes():
+    from detectron2.structures import pairwise_iou
+
+    torch.manual_seed(0)
+    picture = bench_frameworks._picture(96, 128)
+    boxes = bench_frameworks._boxes(picture["instances"])
+    overlaps = pairwise_iou(picture["instances"].gt_boxes, type(picture["instances"].gt_boxes)(boxes))
+    assert len(boxes) == 1000
+    assert 96 <= int((overlaps.amax(0) >= 0.5).sum()) <= 250
+    for label in ("GN", "ND++ fast"):
+        model = bench_frameworks._detector(label, Settings()).eval()
+        bench_frameworks._fix_proposals(model, [boxes])
+        images = model.preprocess_image([picture])
+        proposals, _ = model.proposal_generator(images, model.backbone(images.tensor))
+        assert torch.equal(proposals[0].proposal_boxes.tensor, boxes)

@@ -13,6 +13,8 @@ from bench.peers import obvious
 PRESETS = {"ND++ fast": "fast", "ND++ paper": "paper", "ND++ unfold": "paper"}
 NORMS = {"BN": "BN", "SyncBN": "SyncBN", "FrozenBN": "FrozenBN", "GN": "GN"}
 OBJECTS = 6  # in every image
+PROPOSALS = 1000  # for every image, of which
+NEAR = 16  # lie about each object
 
 
 def detector_cases(settings: Settings) -> list[Case]:
@@ -53,10 +55,14 @@ def _mute() -> None:
 def _detector_step(label: str, batch: int, height: int, width: int, settings: Settings) -> Step:
     from detectron2.utils.events import EventStorage
 
-    model = _detector(label, settings).train()
+    torch.manual_seed(0)  # the same pictures and boxes for every peer
     data = [_picture(height, width) for _ in range(batch)]
+    boxes = [_boxes(picture["instances"]) for picture in data]
+    model = _detector(label, settings).train()
+    _fix_proposals(model, boxes)
 
     def step() -> None:
+        torch.manual_seed(0)  # regions are drawn from the proposals
         with EventStorage(0), settings.autocast():
             losses = model(data)
         torch.stack(list(losses.values())).sum().backward()
@@ -103,6 +109,39 @@ def _picture(height: int, width: int) -> dict[str, Any]:
     found.gt_classes = torch.randint(0, 80, (OBJECTS,))
     found.gt_masks = PolygonMasks([[_rectangle(box)] for box in boxes])
     return {"image": image, "instances": found, "height": height, "width": width}
+
+
+def _boxes(found: Any) -> Tensor:
+    """Proposals for a picture: random ones, and some about its objects, which give about 100 positive regions."""
+    height, width = found.image_size
+    corners = torch.rand(PROPOSALS - OBJECTS * NEAR, 2) * 0.6
+    anywhere = torch.cat([corners, corners + 0.05 + 0.35 * torch.rand(len(corners), 2)], 1)
+    objects = found.gt_boxes.tensor.repeat(NEAR, 1)
+    shifts = 0.1 * (torch.rand(len(objects), 4) - 0.5) * (objects[:, 2:] - objects[:, :2]).repeat(1, 2)
+    return torch.cat([anywhere * torch.tensor([width, height, width, height]), objects + shifts])
+
+
+def _fix_proposals(model: Any, boxes: list[Tensor]) -> None:
+    """Puts the same boxes in the place of what an RPN proposes, after it has.
+
+    Untrained networks propose what their random weights say, and the heads of one would have more regions to work on
+    than those of another.
+    """
+    from detectron2.structures import Boxes, Instances
+
+    propose = model.proposal_generator.predict_proposals
+
+    def predict(*args: Any) -> list[Any]:
+        device = propose(*args)[0].proposal_boxes.device
+        sizes = args[-1]
+        return [
+            Instances(
+                size, proposal_boxes=Boxes(some.to(device)), objectness_logits=some.new_zeros(len(some)).to(device)
+            )
+            for size, some in zip(sizes, boxes, strict=True)
+        ]
+
+    model.proposal_generator.predict_proposals = predict
 
 
 def _rectangle(box: Tensor) -> Any:
