@@ -15,6 +15,7 @@ EXACT = WhiteningConfig(
     grad="full",
     eps=1e-3,
     sampling_stride=1,
+    sampling_limit=0,
     local_scale="l1",
 )
 GEOMETRIES = {
