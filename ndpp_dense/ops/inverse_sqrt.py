@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ndpp_dense.ops.newton import newton_products
-from ndpp_dense.ops.spectral import SpectralNewton
+from ndpp_dense.ops.newton import at_once, newton_gradient, newton_products, newton_with_history
+from ndpp_dense.ops.spectral import spectral_gradient, spectral_newton
 
 SPECTRAL_FROM = 256  # on the CPU an eigendecomposition beats the products of an iteration from about this size
 SPECTRAL_GRADIENT_FROM = 96  # the same where a gradient is wanted
@@ -36,12 +36,47 @@ def newton(a_GDD: Tensor, num_iters: int) -> Tensor:
     Returns:
         ``(G, D, D)``, an approximation of ``A^{-1/2}``; differentiable once.
     """
+    if a_GDD.requires_grad and torch.is_grad_enabled():
+        return _NewtonRoot.apply(a_GDD, num_iters)  # type: ignore[no-any-return]
     scale = 1.5 / torch.linalg.matrix_norm(a_GDD, keepdim=True)
     m = a_GDD * scale
-    spectral_from = SPECTRAL_GRADIENT_FROM if m.requires_grad else SPECTRAL_FROM
-    if m.device.type == "cpu" and m.shape[-1] >= spectral_from:
-        return SpectralNewton.apply(m, num_iters) * scale.sqrt()
-    return newton_products(m, num_iters) * scale.sqrt()
+    x = spectral_newton(m, num_iters)[0] if _is_spectral(m, SPECTRAL_FROM) else newton_products(m, num_iters)
+    return x * scale.sqrt()
+
+
+class _NewtonRoot(torch.autograd.Function):
+    """``D = X(M) sqrt(c)`` with ``M = c A``, ``c = 1.5 / ||A||_F``, differentiated through c as well.
+
+    With ``dc/dA = -c A / ||A||^2`` and ``||M|| = 1.5`` the gradient is ``c (dM - M (<dM, M> + <dD, D> / 2) / 1.5^2)``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a_GDD: Tensor, num_iters: int) -> Tensor:
+        scale = 1.5 / torch.linalg.matrix_norm(a_GDD, keepdim=True)
+        m = a_GDD * scale
+        ctx.spectral, ctx.num_iters, ctx.parts = _is_spectral(m, SPECTRAL_GRADIENT_FROM), num_iters, at_once(m)
+        solve = spectral_newton if ctx.spectral else newton_with_history
+        found = [solve(part, num_iters) for part in m.split(ctx.parts)]
+        x = found[0][0] if len(found) == 1 else torch.cat([x for x, _ in found])
+        d = x * scale.sqrt()
+        ctx.save_for_backward(scale, m, d, *(tensor for _, history in found for tensor in history))
+        return d
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
+        scale, m, d, *history = ctx.saved_tensors
+        gradient = spectral_gradient if ctx.spectral else newton_gradient
+        grad_x = (grad_outputs[0] * scale.sqrt()).split(ctx.parts)
+        each = len(history) // len(grad_x)
+        found = [gradient(history[i * each : (i + 1) * each], ctx.num_iters, g) for i, g in enumerate(grad_x)]
+        grad = found[0] if len(found) == 1 else torch.cat(found)
+        along = (grad * m).sum((1, 2), keepdim=True) + 0.5 * (grad_outputs[0] * d).sum((1, 2), keepdim=True)
+        return grad.addcmul_(m, along, value=-1 / 1.5**2).mul_(scale), None
+
+
+def _is_spectral(m_GDD: Tensor, size: int) -> bool:
+    return m_GDD.device.type == "cpu" and m_GDD.shape[-1] >= size
 
 
 def quintic(a_GDD: Tensor, num_iters: int) -> Tensor:

@@ -10,37 +10,43 @@ Shape suffixes: G matrices, D rows and columns.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
-class SpectralNewton(torch.autograd.Function):
-    """``num_iters`` steps of ``X <- X(3I - M)/2, M <- ((3I - M)/2)^2 M`` from ``X = I, M = a``."""
+def spectral_newton(a_GDD: Tensor, num_iters: int) -> tuple[Tensor, list[Tensor]]:
+    """``num_iters`` steps of ``X <- X(3I - M)/2, M <- ((3I - M)/2)^2 M`` from ``X = I, M = a``.
 
-    @staticmethod
-    def forward(ctx: Any, a_GDD: Tensor, num_iters: int) -> Tensor:
-        """Maps ``(G, D, D)``, symmetric with eigenvalues in (0, 3), to X of the same shape."""
-        values, vectors = torch.linalg.eigh(a_GDD)
-        x, m = torch.ones_like(values), values
-        for _ in range(num_iters):
-            step = 1.5 - 0.5 * m
-            x, m = x * step, m * step * step
-        ctx.save_for_backward(values, vectors)
-        ctx.num_iters = num_iters
-        return (vectors * x.unsqueeze(1)) @ vectors.transpose(1, 2)
+    Args:
+        a_GDD: Symmetric, with eigenvalues in (0, 3).
+        num_iters: At least 1.
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
-        """Gradient with respect to the matrix, symmetrised."""
-        values, vectors = ctx.saved_tensors
-        slopes = _divided_differences(values, ctx.num_iters)
-        inner = slopes.mul_(vectors.transpose(1, 2) @ grad_outputs[0] @ vectors)
-        grad = vectors @ inner @ vectors.transpose(1, 2)
-        return torch.lerp(grad, grad.mT, 0.5), None
+    Returns:
+        X, of the same shape; eigenvalues ``(G, D)`` and eigenvectors ``(G, D, D)`` for :func:`spectral_gradient`.
+    """
+    values, vectors = torch.linalg.eigh(a_GDD)
+    x, m = torch.ones_like(values), values
+    for _ in range(num_iters):
+        step = 1.5 - 0.5 * m
+        x, m = x * step, m * step * step
+    return (vectors * x.unsqueeze(1)) @ vectors.transpose(1, 2), [values, vectors]
+
+
+def spectral_gradient(history: Sequence[Tensor], num_iters: int, grad_x_GDD: Tensor) -> Tensor:
+    """Gradient with respect to the matrix, symmetrised.
+
+    Args:
+        history: As :func:`spectral_newton` returned it.
+        num_iters: The same.
+        grad_x_GDD: Gradient with respect to X; need not be symmetric.
+    """
+    values, vectors = history
+    slopes = _divided_differences(values, num_iters)
+    inner = slopes.mul_(vectors.transpose(1, 2) @ grad_x_GDD @ vectors)
+    grad = vectors @ inner @ vectors.transpose(1, 2)
+    return torch.lerp(grad, grad.mT, 0.5)
 
 
 def _divided_differences(values_GD: Tensor, num_iters: int) -> Tensor:

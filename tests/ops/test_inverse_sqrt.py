@@ -15,7 +15,7 @@ from ndpp_dense.ops.inverse_sqrt import (
     quintic,
     quintic_coefficients,
 )
-from ndpp_dense.ops.spectral import SpectralNewton
+from ndpp_dense.ops.spectral import spectral_newton
 
 
 def _spd(eigenvalues, seed=0):
@@ -66,7 +66,7 @@ CONVERGED = {
     "newton 40": lambda a: newton(a, 40),
     "newton 40, recorded": lambda a: newton(a.requires_grad_(), 40).detach(),
     "newton 40, spectral": lambda a: (
-        SpectralNewton.apply(a / a.norm(dim=(1, 2), keepdim=True), 40) / a.norm(dim=(1, 2), keepdim=True).sqrt()
+        spectral_newton(a / a.norm(dim=(1, 2), keepdim=True), 40)[0] / a.norm(dim=(1, 2), keepdim=True).sqrt()
     ),
     "quintic 9": lambda a: quintic(a, 9),
 }
@@ -125,6 +125,23 @@ def test_newton_gradient_is_that_of_the_recurrence(eigenvalues, num_iters):
         return base.grad
 
     torch.testing.assert_close(gradient(newton), gradient(_recurrence), rtol=1e-8, atol=1e-10)
+
+
+def test_newton_gradient_of_more_matrices_than_the_cache_holds(monkeypatch):
+    a = _spd([np.geomspace(1e-2, 10, 7), np.geomspace(1, 3, 7), np.ones(7)])
+    base = a.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(newton(base, 5).sin().sum(), base)
+    monkeypatch.setattr("ndpp_dense.ops.newton.CACHE", 2 * 49 * 8)
+    (grad,) = torch.autograd.grad(newton(base, 5).sin().sum(), base)
+    torch.testing.assert_close(grad, expected)
+
+
+@pytest.mark.parametrize("size", [3, SPECTRAL_GRADIENT_FROM])
+def test_a_second_derivative_of_newton_is_refused_rather_than_wrong(size):
+    a = torch.eye(size)[None].requires_grad_()
+    (grad,) = torch.autograd.grad(newton(a, 3).square().sum(), a, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        grad.sum().backward()
 
 
 def test_newton_takes_the_path_that_is_documented():

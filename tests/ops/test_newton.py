@@ -10,21 +10,33 @@ def _matrices(blocks: int) -> torch.Tensor:
     return (q * values) @ q.mT
 
 
-@pytest.mark.parametrize("num_iters", [1, 2, 5])
-def test_gradcheck_a_few_matrices_at_a_time(num_iters, monkeypatch):
-    monkeypatch.setattr(newton, "CACHE", 2 * 36 * 8)  # two of the three, then one
+class _Newton(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, num_iters):
+        x, history = newton.newton_with_history(a, num_iters)
+        ctx.save_for_backward(*history)
+        ctx.num_iters = num_iters
+        return x
+
+    @staticmethod
+    def backward(ctx, grad):
+        return newton.newton_gradient(ctx.saved_tensors, ctx.num_iters, grad), None
+
+
+@pytest.mark.parametrize("num_iters", [1, 2, 3, 4, 5])
+def test_gradient(num_iters):
     a = _matrices(3).requires_grad_()
-    whole = newton.NewtonProducts.apply(a, num_iters)
+    assert torch.autograd.gradcheck(lambda m: _Newton.apply(0.5 * (m + m.mT), num_iters), a, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_iters", [1, 2, 5])
+def test_a_few_matrices_at_a_time_are_all_at_once(num_iters, monkeypatch):
+    a = _matrices(3)
+    whole = newton.newton_with_history(a, num_iters)[0]
     torch.testing.assert_close(newton.newton_products(a, num_iters), whole)
-    torch.testing.assert_close(newton.newton_products(a.detach(), num_iters), whole.detach())
-    assert torch.autograd.gradcheck(lambda m: newton.newton_products(0.5 * (m + m.mT), num_iters), a, atol=1e-6)
-
-
-def test_a_second_derivative_is_refused_rather_than_wrong():
-    a = torch.eye(3)[None].requires_grad_()
-    (grad,) = torch.autograd.grad(newton.newton_products(a, 3).square().sum(), a, create_graph=True)
-    with pytest.raises(RuntimeError, match="differentiate twice"):
-        grad.sum().backward()
+    monkeypatch.setattr(newton, "CACHE", 2 * 36 * 8)  # two of the three, then one
+    assert newton.at_once(a) == 2
+    torch.testing.assert_close(newton.newton_products(a, num_iters), whole)
 
 
 def test_float32_is_as_exact_as_the_steps_one_by_one():
