@@ -43,9 +43,6 @@ class WhiteningConfig:
         grad: ``"full"`` differentiates through moments and solver, ``"detached"`` treats mean and D as constants.
             ``statistics="ema"`` is always detached.
         sampling_stride: Every how manieth output position enters the moments, on both axes, >= 1.
-        sampling_limit: About how many positions of a map enter at most: where ``sampling_stride`` leaves more, a larger
-            stride is taken. 0 for no limit. Where all ranks together have fewer rows than the statistics need, more
-            are taken, whatever stride and limit say.
         sync: Whether moments are summed over all ranks.
         schedule: ``"fresh"`` takes moments and solves D on every training step. ``"every=T"`` (T >= 2, with
             ``statistics="ema"`` only) does so on every T-th, and uses the stored mean and D on the others, without any
@@ -72,7 +69,6 @@ class WhiteningConfig:
     num_iters: int = 3
     grad: str = "detached"
     sampling_stride: int = 3
-    sampling_limit: int = 128
     sync: bool = True
     schedule: str = "fresh"
 
@@ -86,8 +82,6 @@ class WhiteningConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 faults.append(f"{name} = {value!r} (a whole number >= 1)")
-        if not isinstance(self.sampling_limit, int) or isinstance(self.sampling_limit, bool) or self.sampling_limit < 0:
-            faults.append(f"sampling_limit = {self.sampling_limit!r} (a whole number >= 0; 0 is no limit)")
         for name in ("shared_blocks", "sync"):
             if not isinstance(getattr(self, name), bool):
                 faults.append(f"{name} = {getattr(self, name)!r} (True or False)")
@@ -155,7 +149,6 @@ class WhiteningConfig:
             num_iters=5,
             grad="full",
             sampling_stride=_sampling_stride(task),
-            sampling_limit=0,
         )
 
     @classmethod

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import prod
 from typing import Any, cast
 
 import torch
@@ -19,7 +18,7 @@ from ndpp_dense.layers.functional import (
     self_scaled_conv2d,
 )
 from ndpp_dense.layers.local_scale import local_statistics
-from ndpp_dense.ops.patches import Window, centred, patch_matrix
+from ndpp_dense.ops.patches import Window, patch_matrix
 
 
 class NDConv2d(NDLayer, nn.Conv2d):
@@ -51,10 +50,7 @@ class NDConv2d(NDLayer, nn.Conv2d):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not fused):
             x, scale = local_statistics(x, self.config.local_scale, SAMPLE_DIMS)
         x, padding = pad_input(self, x)
-        mean, whitening = self.whitening(
-            lambda sampling: self._data_matrix(x, scale, padding, sampling),
-            positions=prod(self._window(padding).positions(x.shape)),
-        )
+        mean, whitening = self.whitening(lambda sampling: self._data_matrix(x, scale, padding, sampling))
         weight, bias = self.effective_parameters(mean, whitening)
         if fused and scale is not None:
             return self._activate(self_scaled_conv2d(self, x, scale, weight, bias, padding))
@@ -65,16 +61,10 @@ class NDConv2d(NDLayer, nn.Conv2d):
         config = self.config
         return config.local_scale == "l1" and config.grad == "detached" and fuses_scale(self, x)
 
-    def _window(self, padding: tuple[int, int], sampling: int = 1) -> Window:
+    def _data_matrix(self, x: Tensor, scale: Tensor | None, padding: tuple[int, int], sampling: int) -> Tensor:
         stride = (self.stride[0] * sampling, self.stride[1] * sampling)
         kernel, dilation = cast("tuple[tuple[int, int], ...]", (self.kernel_size, self.dilation))
-        return Window(kernel, stride, padding, dilation)
-
-    def _data_matrix(self, x: Tensor, scale: Tensor | None, padding: tuple[int, int], sampling: int) -> Tensor:
-        window = self._window(padding, sampling)
-        if sampling > self.whitening.sampling_stride:
-            x, window = centred(x, window)
-        return patch_matrix(x, self.block_size, window, scale)
+        return patch_matrix(x, self.block_size, Window(kernel, stride, padding, dilation), scale)
 
     def _blocked_weight(self) -> Tensor:
         dim = self.whitening.running_mean.shape[1]

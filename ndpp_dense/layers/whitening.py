@@ -5,6 +5,7 @@ Shape suffixes: see ``ndpp_dense.ops.moments``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -15,7 +16,6 @@ from torch.distributed import ProcessGroup
 
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.flight import Flight, send
-from ndpp_dense.layers.sampling import denser_stride, enough_rows, sparser_stride
 from ndpp_dense.layers.schedule import Turns
 from ndpp_dense.ops.averaging import MIN_ROWS
 from ndpp_dense.ops.collectives import world_size
@@ -24,6 +24,8 @@ from ndpp_dense.ops.inverse_sqrt import SOLVERS
 from ndpp_dense.ops.moments import Moments, data_moments, mean_and_covariance, sum_moments_over_ranks
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.recomputation import in_backward, in_backward_when_run
+
+MIN_ROWS_PER_COLUMN = 4  # with fewer rows than this per column behind D, the sample is made denser
 
 
 class Whitening(nn.Module):
@@ -40,7 +42,7 @@ class Whitening(nn.Module):
         frozen: Statistics are used as stored, in training too.
         held: Running statistics are not updated for the time being (micro-batches of one step).
         process_group: Ranks whose rows count; None is the default group.
-        sampling_stride: Every how manieth position is a row, where they are not too many or too few.
+        sampling_stride: Every how manieth position is a row.
         collecting: Under ``"stale"``: the model is running a step at whose end this layer's moments leave.
         collected: The moments of that step so far.
         portions: Forwards that make up the step that is under way, see ``steps.portion_of_step``; 1 outside of such.
@@ -83,12 +85,11 @@ class Whitening(nn.Module):
         self.register_buffer("running_whitening", identity.clone())
         self.register_buffer("running_weight", torch.zeros(()))
 
-    def forward(self, data_matrix: Callable[[int], Tensor], positions: int = 0) -> tuple[Tensor, Tensor]:
+    def forward(self, data_matrix: Callable[[int], Tensor]) -> tuple[Tensor, Tensor]:
         """Chooses the statistics of this step and, in training, updates the stored ones.
 
         Args:
             data_matrix: Maps a sampling stride to the data matrix of the current input, see ``data_moments``.
-            positions: That a sample has at stride 1, for the limit of what is taken; 0 where there is none to keep.
 
         Returns:
             Mean ``(G, D)`` and whitening matrix ``(G, D, D)``, in the buffers' data type.
@@ -98,13 +99,11 @@ class Whitening(nn.Module):
         first = self._is_first_run()  # activation checkpointing runs the forward a second time: no second update
         if self.config.statistics == "ema" and (self.held or first is False or not self._due()):
             return self.running_mean.clone(), self.running_whitening.clone()
-        limit = self.config.sampling_limit
-        stride = sparser_stride(self.sampling_stride, positions, limit)
         if self.collecting or self.collects():
-            self._collect(data_matrix, stride)
+            self._collect(data_matrix)
             return self.running_mean.clone(), self.running_whitening.clone()
         with full_precision(self.running_mean.device), torch.set_grad_enabled(self._differentiable()):
-            moments = self._gather(data_matrix, stride, self.sampling_stride > 1 or positions * limit > 0)
+            moments = self._gather(data_matrix)
             usable = _usable(moments)
             counts = usable if first is True else usable & first
             mean, cov = mean_and_covariance(moments, self.running_mean)
@@ -151,11 +150,11 @@ class Whitening(nn.Module):
         return world_size(self.process_group) if self.config.sync else 1
 
     @torch.no_grad()
-    def _collect(self, data_matrix: Callable[[int], Tensor], stride: int) -> None:
+    def _collect(self, data_matrix: Callable[[int], Tensor]) -> None:
         """Takes the moments of this forward; those of a layer that runs by itself leave at once."""
         self._settle_alone()
         with full_precision(self.running_mean.device):
-            moments = self._own_moments(data_matrix, stride, self.ranks() * self.portions)
+            moments = self._own_moments(data_matrix, self.ranks() * self.portions)
         self._hand_over(moments)
 
     @never_compiled
@@ -186,33 +185,32 @@ class Whitening(nn.Module):
     def _differentiable(self) -> bool:
         return self.config.grad == "full" and torch.is_grad_enabled()
 
-    def _gather(self, data_matrix: Callable[[int], Tensor], stride: int, adjustable: bool) -> Moments:
-        """Moments over all ranks; of a denser sample where that of the stride has too few rows.
+    def _gather(self, data_matrix: Callable[[int], Tensor]) -> Moments:
+        """Moments over all ranks; of a denser sample where the configured one has too few rows.
 
         Whether they are too few is a fact about all ranks, and all must agree on it. A rank that has enough rows knows
-        it at once; only one that has not must look at the sum (and wait for the device), even if it takes every
-        position already: others, with larger maps, may not. Layers that are not adjustable take all rows on all ranks.
+        it at once; only one that has not must look at the sum (and wait for the device).
         """
         if self.ranks() == 1:
-            return self._own_moments(data_matrix, stride, 1)
-        data = data_matrix(stride)
+            return self._own_moments(data_matrix, 1)
+        stride, data = self.sampling_stride, data_matrix(self.sampling_stride)
         moments = self._summed(data)
-        if not adjustable or self._rows(data) >= self._enough():
+        if stride == 1 or self._rows(data) >= self._enough():
             return moments
         total = float(moments.count.detach())
         if not 0 < total < self._enough():
             return moments
-        return self._summed(data_matrix(denser_stride(stride, total / self._enough())))
+        return self._summed(data_matrix(_denser(stride, total / self._enough())))
 
-    def _own_moments(self, data_matrix: Callable[[int], Tensor], stride: int, shares: int) -> Moments:
+    def _own_moments(self, data_matrix: Callable[[int], Tensor], shares: int) -> Moments:
         """Moments of one of so many shares of a step, by ranks and portions.
 
         Of a denser sample if all together have too few rows, should they have as many as this one.
         """
-        data = data_matrix(stride)
+        stride, data = self.sampling_stride, data_matrix(self.sampling_stride)
         rows = self._rows(data) * shares
         if stride > 1 and 0 < rows < self._enough():
-            data = data_matrix(denser_stride(stride, rows / self._enough()))
+            data = data_matrix(_denser(stride, rows / self._enough()))
         return data_moments(data, self.running_mean)
 
     def _summed(self, data: Tensor) -> Moments:
@@ -222,8 +220,9 @@ class Whitening(nn.Module):
         return data.numel() // self.running_mean.numel()
 
     def _enough(self) -> float:
+        """Rows of a step: an average shares them among the steps it reaches back, but each counts fully from D on."""
         share = 1.0 if self.config.statistics == "batch" else self.momentum or 1.0
-        return enough_rows(self.running_mean.shape[1], share)
+        return max(1.0, MIN_ROWS_PER_COLUMN * share) * self.running_mean.shape[1]
 
     @torch.no_grad()
     def _average(
@@ -288,6 +287,11 @@ class Whitening(nn.Module):
             return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
 
         return super()._apply(keep_precision, recurse)
+
+
+def _denser(stride: int, share: float) -> int:
+    """The sampling stride at which ``1 / share`` times as many rows are sampled."""
+    return max(1, int(stride * math.sqrt(share)))
 
 
 def _usable(moments: Moments) -> Tensor:

@@ -37,28 +37,6 @@ class Window(NamedTuple):
         return high, wide
 
 
-def centred(x_NCHW: Tensor, window: Window) -> tuple[Tensor, Window]:
-    """Cuts off the first half of a stride, where it is larger than the padding.
-
-    Of a sparse sample that began in the corner, as a convolution does, far more windows would show the padding than
-    do among all.
-
-    Args:
-        x_NCHW: Input.
-        window: Of the sample.
-
-    Returns:
-        A view of the input, and the window to sample it by. An axis on which no window would be left stays as it is.
-    """
-    first, padding = [0, 0], list(window.padding)
-    for axis in (0, 1):
-        cut = window.stride[axis] // 2 - padding[axis]
-        span = window.dilation[axis] * (window.kernel_size[axis] - 1) + 1
-        if 0 < cut <= x_NCHW.shape[2 + axis] - span:
-            first[axis], padding[axis] = cut, 0
-    return x_NCHW[:, :, first[0] :, first[1] :], window._replace(padding=(padding[0], padding[1]))
-
-
 def patch_matrix(x_NCHW: Tensor, block_size: int, window: Window, scale: Tensor | None = None) -> Tensor:
     """Data matrix of a convolution (im2col), cut into blocks of ``block_size`` channels.
 

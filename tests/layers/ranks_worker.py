@@ -30,7 +30,6 @@ SPLITS = {"3 and 5": (3, 5), "8 and 0": (8, 0), "0 and 8": (0, 8), "0 and 0": (0
 # 36 columns want 144 rows. Every third of 12 x 12 positions is 16 rows a sample: of 8 and 2 samples one rank has
 # enough by itself; of 10 and 2 again; of 5 and 5 neither, both together 160; of 4 and 4 not even together (128).
 FEW_ROWS = {"enough and few": (10, 2), "few and few, enough together": (5, 5), "few together": (4, 4)}
-MAPS = ((1, 4, 30, 30), (1, 4, 6, 6))  # of 784 positions every third is taken, of 16 each
 STEPS = 3  # of which a layer that updates at every second does so at the first and the last
 
 
@@ -64,8 +63,6 @@ def cases():
             torch.manual_seed(0)
             layer = NDConv2d(4, 6, 3, config=CONFIGS[config]).double()
             yield f"conv, {config}, {split}", layer, (4, 14, 14), counts
-    torch.manual_seed(0)
-    yield "conv, large maps", NDConv2d(4, 6, 3, config=WhiteningConfig()).double(), (4, 50, 40), (1, 3)
 
 
 def network() -> nn.Sequential:
@@ -88,14 +85,6 @@ def train_in_parallel(rank: int) -> dict[str, torch.Tensor]:
     return {name: p.grad for name, p in model.module.named_parameters()} | dict(model.module.named_buffers())
 
 
-def map_of_own_size(rank: int) -> dict[str, torch.Tensor]:
-    """A step of a layer that sees a map of another size on each rank."""
-    torch.manual_seed(0)
-    layer = NDConv2d(4, 6, 3, config=WhiteningConfig(momentum=1.0, sampling_stride=1, local_scale="none")).double()
-    layer(samples(MAPS[rank][1:], 1, step=rank))
-    return dict(layer.whitening.named_buffers())
-
-
 def main(rank: int, world: int, init: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{init}", rank=rank, world_size=world)
@@ -103,7 +92,6 @@ def main(rank: int, world: int, init: str, out: str) -> None:
     for name, layer, shape, counts in cases():
         start = sum(counts[:rank])
         results[name] = train(layer, shape, sum(counts), slice(start, start + counts[rank]))
-    results["maps of two sizes"] = map_of_own_size(rank)
     results["parallel"] = train_in_parallel(rank)
     torch.save(results, out)
     leave()

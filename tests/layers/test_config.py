@@ -21,7 +21,6 @@ def test_all_faults_are_reported_together():
             num_iters=-1,
             grad="half",
             sampling_stride="3",
-            sampling_limit=-1,
             sync=None,
             schedule="every=1",
         )

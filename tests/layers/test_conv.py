@@ -15,7 +15,6 @@ EXACT = WhiteningConfig(
     grad="full",
     eps=1e-3,
     sampling_stride=1,
-    sampling_limit=0,
     local_scale="l1",
 )
 GEOMETRIES = {

@@ -44,19 +44,6 @@ def test_two_ranks_are_one_process(ranks, case):
         torch.testing.assert_close(joined[name], value, rtol=1e-9, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_ranks_with_maps_of_different_sizes_agree_on_a_denser_sample(ranks):
-    """36 columns want 144 rows: 100 and 16 are too few, so the first takes every second position, 196."""
-    first, second = (result["maps of two sizes"] for result in ranks)
-    large, small = (worker.samples(shape[1:], 1, step=rank) for rank, shape in enumerate(worker.MAPS))
-    rows = [
-        torch.nn.functional.unfold(large[:, :, 1:, 1:], 3, stride=2)[0].T,
-        torch.nn.functional.unfold(small, 3)[0].T,
-    ]
-    torch.testing.assert_close(first["running_mean"][0], torch.cat(rows).mean(0))
-    for name, buffer in first.items():
-        assert torch.equal(buffer, second[name]), name
-
-
 @pytest.mark.parametrize("kind", worker.LAYERS)
 def test_without_sync_each_rank_is_a_process_of_its_own(ranks, kind):
     case = f"{kind}, not synced, 3 and 5"
