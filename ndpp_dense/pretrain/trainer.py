@@ -173,8 +173,9 @@ class Pretrainer:
         broken = nonfinite_parameters(self.state.network)
         if broken:
             raise FloatingPointError(
-                f"nothing was saved at step {self.state.done}: {len(broken)} parameters hold NaN or infinity, first "
-                f"{broken[0]!r}. The last good checkpoint is {self.output / checkpoint.LAST}. Try a lower lr."
+                f"training diverged, and nothing was saved at step {self.state.done}: {len(broken)} parameters hold "
+                f"NaN or infinity, first {broken[0]!r}. The last good checkpoint is "
+                f"{self.output / checkpoint.LAST}. Try a lower lr."
             )
 
     def _facts(self) -> dict[str, Any]:

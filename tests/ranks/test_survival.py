@@ -187,9 +187,11 @@ def test_nan_on_one_rank_stops_all_with_one_message(start, tmp_path):
     assert process.returncode == 2, output
     told = [line for line in output.splitlines() if line.startswith("error in process")]
     assert len(told) == 2, output
-    own, other = (line[line.index("nothing was saved") :] for line in told)
+    own, other = (line[line.index("training diverged") :] for line in told)
     assert own == other
-    assert own.startswith("nothing was saved at step 5: 1 parameters hold NaN or infinity, first 'conv1.0.weight'")
+    assert own.startswith(
+        "training diverged, and nothing was saved at step 5: 1 parameters hold NaN or infinity, first 'conv1.0.weight'"
+    )
     assert readable(folder)["last.pth"]["done"] in (4, 5)
 
 

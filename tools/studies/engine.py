@@ -13,6 +13,8 @@ from pathlib import Path
 
 from records import ROOT, provenance
 
+DIVERGED = "training diverged"  # what every training tool says when it ends because the loss is not finite
+
 
 @dataclass(frozen=True)
 class Column:
@@ -95,14 +97,18 @@ def train(study: Study, condition: str, method: str, rate: float, seed: int, arg
     with open(output / "console.txt", "w") as log:
         done = subprocess.run([sys.executable, *words], stdout=log, stderr=subprocess.STDOUT, check=False, cwd=ROOT)
     evaluations, losses = study.read(output)
-    if done.returncode and not losses:
-        raise SystemExit(f"{name} failed before its first iteration, see {output / 'console.txt'}")
-    result = {"method": method, "lr": rate, "seed": seed, "overrides": args.set, "diverged": done.returncode != 0}
+    diverged = done.returncode != 0 and DIVERGED in (output / "console.txt").read_text(errors="replace")
+    if done.returncode and not diverged:  # stopped, killed or broken: what it would have come to is not known
+        raise SystemExit(
+            f"{name} ended with exit code {done.returncode} after {len(losses)} {study.unit}(s), and nothing is "
+            f"recorded: see {output / 'console.txt'}, then run the same command again."
+        )
+    result = {"method": method, "lr": rate, "seed": seed, "overrides": args.set, "diverged": diverged}
     result |= {"condition": condition} if condition else {}
     result |= {"evaluations": evaluations, "loss": losses, **made_at, **({"note": args.note} if args.note else {})}
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{name}: {'diverged' if done.returncode else evaluations}", flush=True)
+    print(f"{name}: {'diverged' if diverged else evaluations}", flush=True)
 
 
 def measure(study: Study, args: argparse.Namespace) -> None:
