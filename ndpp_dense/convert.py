@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -53,7 +53,6 @@ def convert_to_ndpp(
     for name, module in model.named_modules():
         if not isinstance(module, NDLayer) and linear_kind(module):
             records[module] = _convert_layer(name, module, book, replacements)
-    _take_turns(layer for layer in replacements.values() if isinstance(layer, NDLayer))
     for name, module in model.named_modules():
         if _is_norm(module) and module is not model:
             records[module] = _drop_norm(name, module, model, book, replacements)
@@ -84,13 +83,6 @@ def _convert_layer(name: str, module: nn.Module, book: RuleBook, out: dict[nn.Mo
     out[module] = layer
     blocks, dim = layer.whitening.running_mean.shape
     return LayerRecord(name, type(module).__name__, "converted", reason, layer.block_size, (blocks, dim))
-
-
-def _take_turns(layers: Iterable[NDLayer]) -> None:
-    """Deals the layers out over the steps of their schedule so that each step has as many of every matrix size."""
-    for place, layer in enumerate(sorted(layers, key=lambda layer: layer.whitening.running_mean.shape)):
-        if layer.whitening.turns is not None:
-            layer.whitening.turns.start(place)
 
 
 def _unconvertible(module: nn.Module) -> str | None:

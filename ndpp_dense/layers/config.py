@@ -46,14 +46,13 @@ class WhiteningConfig:
         sync: Whether moments are summed over all ranks.
         schedule: ``"fresh"`` takes moments and solves D on every training step. ``"every=T"`` (T >= 2, with
             ``statistics="ema"`` only) does so on every T-th, and uses the stored mean and D on the others, without any
-            statistics work or collective. The layers of a converted model take turns; at the first step all update.
-            An update then weighs ``1 - (1 - momentum)^T``: what T steps would weigh, so that the average reaches as
-            many steps back. Keep T small, since weights run away from a D that does not follow: on ImageNet classes 4
-            trains, 8 hardly (``docs/results/imagenette.md``). A step is a training forward that ``"fresh"`` would
-            enter, also with no usable row. Of a layer that runs several times a step (shared by the levels of a
-            pyramid) every run counts, so T must not share a factor with their number. ``"stale"`` (with
-            ``statistics="ema"`` only) takes moments on every step
-            and uses mean and D of the steps before: one collective a step for all layers of a converted model, in the
+            statistics work or collective, in all layers of a model together. An update then weighs
+            ``1 - (1 - momentum)^T``: what T steps would weigh, so that the average reaches as many steps back. Keep T
+            small, since weights run away from a D that does not follow: ``docs/results/imagenette.md`` shows how far.
+            A step is a training forward that ``"fresh"`` would enter, also with no usable row. Of a layer that runs
+            several times a step (shared by the levels of a pyramid) every run counts, so T must not share a factor with
+            their number. ``"stale"`` (with ``statistics="ema"`` only) takes moments on every step and uses mean and D
+            of the steps before: one collective a step for all layers of a converted model, in the
             background while the step goes on, and D solved for many layers at once (on CUDA also in the background).
             The portions of an accumulated step count together, see :func:`ndpp_dense.portion_of_step`.
             Until its first usable rows a layer works as under ``"fresh"``. See :mod:`ndpp_dense.layers.flight`.

@@ -1,4 +1,4 @@
-"""On which training steps a layer takes new statistics: on every one, or by turns with the other layers."""
+"""On which training steps a layer takes new statistics: on every one, or on every T-th."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def period_of(schedule: object) -> int | None:
 
 
 class Turns(nn.Module):
-    """Tells a layer, step by step, whether it is its turn: at the very first step, then at every T-th.
+    """Tells a layer, step by step, whether to update its statistics: at the first step, then at every T-th.
 
-    At the first step it is every layer's turn, because none has a D before. Then the layers take turns: the one in
-    place p of the order waits T - p steps once, and T steps from then on, so that every step has the same share of the
-    work. Ranks agree without asking each other, since all of them count the same steps.
+    All layers of a model count the same steps, so they update together, and the statistics of each are of inputs that
+    the others' new ones have made. Dealt out over the steps they would share the work evenly, but every layer would
+    whiten what layers before it, updated since, no longer send: so networks trained far worse. Ranks agree without
+    asking each other, since all of them count the same steps.
 
     What is counted is how many steps are left. The Python number decides, because reading a tensor would wait for the
-    device; it takes T values (and one more at the first step), so ``torch.compile`` makes T + 1 graphs of a frame,
-    which must not be more than ``torch._dynamo.config.recompile_limit``. (A frame ends in each layer in training, at
-    the question whether activation checkpointing is recomputing it.) A CUDA graph captured by hand repeats the turns
-    of the step that was captured: capture T of them. The buffer follows it and is what is saved. (A buffer, not
-    ``get_extra_state``: MMEngine and averages of models take parameters and buffers only.)
+    device; it takes T values, so ``torch.compile`` makes T graphs of a frame, which must not be more than
+    ``torch._dynamo.config.recompile_limit``. (A frame ends in each layer in training, at the question whether
+    activation checkpointing is recomputing it.) A CUDA graph captured by hand repeats the step that was captured:
+    capture T of them. The buffer follows it and is what is saved. (A buffer, not ``get_extra_state``: MMEngine and
+    averages of models take parameters and buffers only.)
 
     Args:
         period: T, >= 2.
 
     Attributes:
-        phase: Scalar of int64, the steps left before the next turn; up to 0 it is now, and what is below shortens the
-            wait after it. In (-T, T).
+        phase: Scalar of int64, the steps left before the next update, in [0, T).
     """
 
     phase: Tensor
@@ -49,14 +49,10 @@ class Turns(nn.Module):
         self._left = 0
         self.register_buffer("phase", torch.zeros((), dtype=torch.long))
 
-    def start(self, place: int) -> None:
-        """Begins anew, in a place (>= 0, taken modulo T) of the order."""
-        self._set(-(place % self.period))
-
     def take(self) -> bool:
-        """Whether it is the layer's turn at this step; moves on to the next step."""
-        due = self._left <= 0
-        self._set(self._left + self.period - 1 if due else self._left - 1)
+        """Whether this step updates; moves on to the next step."""
+        due = self._left == 0
+        self._set(self.period - 1 if due else self._left - 1)
         return due
 
     def _set(self, left: int) -> None:
@@ -64,8 +60,7 @@ class Turns(nn.Module):
         self.phase.fill_(left)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Goes on where the checkpoint was; where it is, if that was written under ``"fresh"`` and knows no turns."""
+        """Goes on where the checkpoint was; where it is, if that was written under ``"fresh"`` and counts no steps."""
         saved = state_dict.setdefault(f"{prefix}phase", self.phase)
         super()._load_from_state_dict(state_dict, prefix, *args)
-        left = int(saved)  # another period may have written it
-        self._set(left % self.period if left > 0 else -(-left % self.period))
+        self._set(max(0, int(saved)) % self.period)  # another period may have written it

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from ndpp_dense import NDConv2d, WhiteningConfig, convert_to_ndpp
+from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.whitening import MIN_ROWS_PER_COLUMN
 from ndpp_dense.module_surgery import replace_modules
 from ndpp_dense.ops.collectives import sum_over_ranks, world_size
@@ -178,5 +179,19 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
 def whitened(model: nn.Module, preset: str, unfold: bool = False, schedule: str = "fresh") -> nn.Module:
     """Converts a model to ND++; ``unfold`` makes its convolutions work the obvious way."""
     config = WhiteningConfig.paper("imagenet") if preset == "paper" else WhiteningConfig.fast("imagenet")
-    convert_to_ndpp(model, config.override({"schedule": schedule}))
+    config = config.override({"schedule": schedule})
+    convert_to_ndpp(model, config)
+    if config.period > 1:
+        _deal_out(model, config.period)
     return obvious(model) if unfold else model
+
+
+def _deal_out(model: nn.Module, period: int) -> None:
+    """Lets each step update as many layers of every matrix size: then the median step costs what steps do on average.
+
+    In training they all update together; see :class:`ndpp_dense.layers.schedule.Turns`.
+    """
+    layers = sorted((layer for _, layer in nd_layers(model)), key=lambda layer: layer.whitening.running_mean.shape)
+    for place, layer in enumerate(layers):
+        if layer.whitening.turns is not None:
+            layer.whitening.turns.load_state_dict({"phase": torch.tensor(place % period)})
