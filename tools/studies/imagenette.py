@@ -20,13 +20,15 @@ The running statistics of `fast` reach back as many images at every batch size (
 the momentum 0.1 of smaller batches are in the last table, and so are those with blocks of 64 channels (16 in 3x3
 convolutions) and five iterations, the preset before. There is one seed where one value stands.
 
-What parts `fast` from `paper` at batch size 256 is neither the running average (`statistics=batch`) nor the gradient
+`paper` ends below `fast` at batch size 32, and above it at 256 (learning rate 1.0, an eighth of the steps). What parts
+them there is neither the running average (`statistics=batch`) nor the gradient
 (`grad=detached`) but above all how many channels of a 3x3 convolution are whitened together: some of the way back is
 gained with 16 (`block_size_spatial`), most with 32 or 64, which cost more. What parts it from batch norm at batch size
 32 and learning rate 1.0 is how far it raises directions that hardly vary: `eps=1.0` raises them less, and loses nothing
 at 0.1. Detectors and segmentors need them raised: there the same setting ended lower
 ([nuclei](nuclei.md), [CamVid](camvid.md)), so the preset, which is one for pretraining and what follows, keeps 0.1.
-Shared blocks do not train with so few iterations.
+Shared blocks do not train with so few iterations. Statistics may be updated more rarely than at every step, but not
+much: see the rows with `ndpp.schedule`.
 
 Hardware: {{hardware}}. Code: {{commits}} (`+`: with edits).
 """
