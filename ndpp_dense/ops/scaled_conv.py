@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ndpp_dense.ops.eager import needs_gradient
+from ndpp_dense.ops.pointwise_conv import ConvGeometry, is_product, pointwise_conv, pointwise_gradients
 from ndpp_dense.ops.scaled_map import scaled_map
-
-
-class ConvGeometry(NamedTuple):
-    """Stride, zero padding, dilation and groups of a convolution, as ``conv2d`` takes them."""
-
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
 
 
 def scaled_conv2d(
@@ -34,6 +27,8 @@ def scaled_conv2d(
         bias_O: Of the output channels.
         geometry: Of the convolution.
     """
+    if scale_N111 is not None and _as_product(x_NCHW, scale_N111, weight, bias_O, geometry):
+        return pointwise_conv(x_NCHW, scale_N111, weight, bias_O, geometry.stride)
 
     def convolve(x: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, None if bias is None else bias.to(weight.dtype), *geometry)
@@ -76,19 +71,29 @@ class ScaledConv2d(torch.autograd.Function):
         x, scale, weight = ctx.saved_tensors
         (grad,) = grad_outputs
         wanted = ctx.needs_input_grad
-        grad_bias = grad.sum((0, 2, 3), dtype=ctx.bias_dtype) if wanted[3] else None
-        factor = scale.to(grad.dtype)
-        at_input = _expands(x, weight, ctx.geometry)  # the smaller side is scaled
-        scaled = (grad, x * factor) if at_input else (grad * factor, x)
+        by_input, by_weight, by_bias = wanted[0], wanted[2], wanted[3]
         stride, padding, dilation, groups = ctx.geometry
-        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(
-            *scaled, weight, None, stride, padding, dilation, False, (0, 0), groups, (wanted[0], wanted[2], False)
+        if is_product(x, weight, ctx.geometry):
+            grad_x, grad_weight, grad_bias = pointwise_gradients(grad, x, scale, weight, stride, by_input)
+            return grad_x, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
+        at_input, factor = _expands(x, weight, ctx.geometry), scale.to(grad.dtype)
+        scaled = (grad, x * factor) if at_input else (grad * factor, x)  # the smaller side
+        bias_too = by_bias and at_input and grad.dtype == ctx.bias_dtype
+        mask = by_input, by_weight, bias_too
+        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            *scaled, weight, [len(weight)], stride, padding, dilation, False, (0, 0), groups, mask
         )
-        if wanted[0]:
-            if at_input:
-                grad_x.mul_(factor)
-            _add_gradient_through_scale(grad_x, x, scale)
+        if by_bias and not bias_too:
+            grad_bias = grad.sum((0, 2, 3), dtype=ctx.bias_dtype)
+        if by_input:
+            _add_gradient_through_scale(grad_x, x, scale, factor if at_input else None)
         return grad_x, None, grad_weight, grad_bias, None
+
+
+def _as_product(x: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, geometry: ConvGeometry) -> bool:
+    """Whether no gradient is recorded, and products give what a convolution would."""
+    recorded = needs_gradient(x, scale, weight, bias) or torch.is_autocast_enabled(x.device.type)
+    return not recorded and is_product(x, weight, geometry)
 
 
 def _expands(x_NCHW: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
@@ -96,16 +101,29 @@ def _expands(x_NCHW: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
     return len(weight) >= x_NCHW.shape[1] * prod(geometry.stride)
 
 
-def _add_gradient_through_scale(grad_x_NCHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor) -> None:
-    """Adds ``<dL/dx_n, x_n> / s_n * ds_n/dx_n`` to dL/dx, where ``ds/dx = -s^2 sign(x) / (C H W)``."""
+def _add_gradient_through_scale(
+    grad_x_NCHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor, at_input_N111: Tensor | None
+) -> None:
+    """Adds ``<dL/dx_n, x_n> / s_n * ds_n/dx_n`` to dL/dx, where ``ds/dx = -s^2 sign(x) / (C H W)``.
+
+    Args:
+        grad_x_NCHW: dL/dx at fixed s, still without the factor ``at_input_N111``.
+        x_NCHW: x.
+        scale_N111: s.
+        at_input_N111: s if the input was scaled, None if the output was.
+    """
     factor = -scale_N111.to(x_NCHW.dtype) / x_NCHW.shape[1:].numel()
     if x_NCHW.is_cuda or x_NCHW.dtype not in (torch.float32, torch.float64):
+        if at_input_N111 is not None:
+            grad_x_NCHW.mul_(at_input_N111)
         along = (grad_x_NCHW * x_NCHW).sum((1, 2, 3), keepdim=True, dtype=scale_N111.dtype).to(x_NCHW.dtype)
         grad_x_NCHW.addcmul_(torch.sign(x_NCHW), factor * along)
         return
     # Sample by sample what is read twice is still in the cache the second time: a third of the time.
     in_memory = (1, 2, 0) if x_NCHW.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2)
     sign_CHW = torch.empty_like(x_NCHW[0]) if len(x_NCHW) else None
-    for grad_CHW, x_CHW, factor_111 in zip(grad_x_NCHW, x_NCHW, factor, strict=True):
+    for n, (grad_CHW, x_CHW) in enumerate(zip(grad_x_NCHW, x_NCHW, strict=True)):
+        if at_input_N111 is not None:
+            grad_CHW.mul_(at_input_N111[n])
         along = torch.dot(grad_CHW.permute(in_memory).reshape(-1), x_CHW.permute(in_memory).reshape(-1))
-        grad_CHW.addcmul_(torch.sign(x_CHW, out=sign_CHW), factor_111 * along)
+        grad_CHW.addcmul_(torch.sign(x_CHW, out=sign_CHW), factor[n] * along)

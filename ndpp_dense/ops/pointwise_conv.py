@@ -1,0 +1,123 @@
+"""1x1 convolutions with a factor per sample as products of matrices, which take factor and bias for nothing.
+
+On CPUs a product ``alpha A B + beta C`` costs what ``A B`` does: large maps are not passed over again for the factor.
+The product of dL/dy and x of each sample, whose weighted sum is the weight's gradient, gives the factor's gradient too:
+``dL/ds_n = <dL/dy_n, W x_n> = <dL/dy_n x_n^T, W>``. A strided 1x1 convolution is one of the positions that it sees.
+
+Shape suffixes: N samples, C input channels, O output channels, H and W rows and columns, P positions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ndpp_dense.ops.eager import runs_eagerly
+
+SHARE = 4  # a sample's product for the weight's gradient is written and read, and should be this much smaller than maps
+
+
+class ConvGeometry(NamedTuple):
+    """Stride, zero padding, dilation and groups of a convolution, as ``conv2d`` takes them."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def is_product(x_NCHW: Tensor, weight_OC11: Tensor, geometry: ConvGeometry) -> bool:
+    """Whether a convolution is a 1x1 one of maps that are large enough for products to be faster.
+
+    Args:
+        x_NCHW: Input.
+        weight_OC11: Weight.
+        geometry: Of the convolution.
+    """
+    if not runs_eagerly(x_NCHW, weight_OC11) or x_NCHW.device.type != "cpu" or not x_NCHW.is_contiguous():
+        return False
+    if x_NCHW.dtype not in (torch.float32, torch.float64) or weight_OC11.dtype != x_NCHW.dtype:
+        return False
+    if weight_OC11.shape[2:] != (1, 1) or geometry.padding != (0, 0) or geometry.groups != 1:
+        return False
+    outputs, channels = weight_OC11.shape[:2]
+    positions = _seen_view(x_NCHW, geometry.stride).shape[2:].numel()
+    return SHARE * outputs * channels <= (outputs + channels) * positions
+
+
+def pointwise_conv(
+    x_NCHW: Tensor, scale_N111: Tensor, weight_OC11: Tensor, bias_O: Tensor, stride: tuple[int, int]
+) -> Tensor:
+    """``scale * conv2d(x, weight) + bias``; records no gradient.
+
+    Args:
+        x_NCHW: Input, contiguous.
+        scale_N111: Factor per sample.
+        weight_OC11: Weight.
+        bias_O: Bias.
+        stride: Of the convolution.
+    """
+    seen = _seen_view(x_NCHW, stride).contiguous()
+    y_NOHW = x_NCHW.new_empty(len(x_NCHW), len(weight_OC11), *seen.shape[2:])
+    weight_OC, bias_O1 = weight_OC11.flatten(1), bias_O.to(x_NCHW.dtype).unsqueeze(1)
+    for x_CP, y_OP, scale in zip(seen.flatten(2), y_NOHW.flatten(2), scale_N111.flatten().tolist(), strict=True):
+        torch.addmm(bias_O1, weight_OC, x_CP, alpha=scale, out=y_OP)
+    return y_NOHW
+
+
+def pointwise_gradients(
+    grad_NOHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor, weight_OC11: Tensor, stride: tuple[int, int], by_input: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Gradients of :func:`pointwise_conv` where ``scale = 1 / mean|x|``, through the scale as well.
+
+    Args:
+        grad_NOHW: dL/dy.
+        x_NCHW: Input x, contiguous.
+        scale_N111: s.
+        weight_OC11: W.
+        stride: Of the convolution.
+        by_input: Whether the gradient by the input is wanted.
+
+    Returns:
+        dL/dx or None, dL/dW, and dL/db, each summed while the maps of a sample are near.
+    """
+    seen, weight_OC = _seen_view(x_NCHW, stride).contiguous(), weight_OC11.flatten(1)
+    by_weight_OC, product_OC = torch.zeros_like(weight_OC), torch.empty_like(weight_OC)
+    by_bias_O = weight_OC.new_zeros(len(weight_OC))
+    by_x_NCHW = torch.empty_like(x_NCHW) if by_input else None
+    for n, scale in enumerate(scale_N111.flatten().tolist()):
+        grad_OP = grad_NOHW[n].flatten(1)
+        by_bias_O += grad_OP.sum(1)
+        torch.mm(grad_OP, seen[n].flatten(1).mT, out=product_OC)
+        by_weight_OC.add_(product_OC, alpha=scale)
+        if by_x_NCHW is not None:
+            by_scale = torch.dot(product_OC.flatten(), weight_OC.flatten()).item()
+            _gradient_by_input(grad_OP, x_NCHW[n], scale, by_scale, weight_OC, stride, out_CHW=by_x_NCHW[n])
+    return by_x_NCHW, by_weight_OC.view(weight_OC11.shape), by_bias_O
+
+
+def _gradient_by_input(
+    grad_OP: Tensor,
+    x_CHW: Tensor,
+    scale: float,
+    by_scale: float,
+    weight_OC: Tensor,
+    stride: tuple[int, int],
+    out_CHW: Tensor,
+) -> None:
+    """``dL/dx = s W^T dL/dy + dL/ds ds/dx`` of a sample, where ``ds/dx = -s^2 sign(x) / (C H W)``."""
+    through_scale = -(scale**2) * by_scale / x_CHW.numel()
+    torch.sign(x_CHW, out=out_CHW)
+    if stride == (1, 1):
+        out_CP = out_CHW.flatten(1)
+        torch.addmm(out_CP, weight_OC.mT, grad_OP, beta=through_scale, alpha=scale, out=out_CP)
+    else:
+        seen = _seen_view(out_CHW.mul_(through_scale), stride)
+        seen.add_(torch.mm(weight_OC.mT, grad_OP).view(seen.shape), alpha=scale)
+
+
+def _seen_view(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """The positions that a 1x1 convolution of this stride sees."""
+    return x[..., :: stride[0], :: stride[1]]
