@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from ndpp_dense.layers.local_scale import local_statistics
 from ndpp_dense.ops.pointwise_conv import ConvGeometry
-from ndpp_dense.ops.scaled_conv import ScaledConv2d
+from ndpp_dense.ops.scaled_conv import ScaledConv2d, scaled_conv2d
 
 GEOMETRIES = {
     "1x1": (8, 6, 1, ConvGeometry((1, 1), (0, 0), (1, 1), 1)),
@@ -49,6 +49,21 @@ def test_output_and_gradients_are_those_of_the_plain_formula(name, layout):
     wanted = torch.autograd.grad(expected, tensors, upstream)
     for found, want in zip(torch.autograd.grad(y, tensors, upstream), wanted, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", GEOMETRIES)
+@pytest.mark.parametrize("gradient", [True, False], ids=["with gradient", "without"])
+def test_one_sample_alone_is_as_among_others(name, gradient):
+    (x, weight, bias), geometry = inputs(name)
+    scale = torch.rand(3, 1, 1, 1, dtype=torch.float64) + 0.5
+    with torch.set_grad_enabled(gradient):
+        expected = scale * F.conv2d(x, weight, None, *geometry) + bias.view(1, -1, 1, 1)
+        found = [scaled_conv2d(x[n : n + 1], scale[n : n + 1], weight, bias, geometry) for n in range(3)]
+    torch.testing.assert_close(torch.cat(found), expected, rtol=1e-12, atol=1e-12)
+    if gradient:
+        wanted = torch.autograd.grad(expected.sin().sum(), (x, weight, bias))
+        for a, b in zip(torch.autograd.grad(torch.cat(found).sin().sum(), (x, weight, bias)), wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
 def test_gradient_in_bfloat16_is_good_to_its_rounding():
