@@ -5,7 +5,7 @@ Shape suffixes: see ``ndpp_dense.ops.moments``.
 
 import math
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -176,10 +176,10 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     return model.requires_grad_(False)
 
 
-def whitened(model: nn.Module, preset: str, unfold: bool = False, schedule: str = "fresh") -> nn.Module:
-    """Converts a model to ND++; ``unfold`` makes its convolutions work the obvious way."""
+def whitened(model: nn.Module, preset: str = "fast", unfold: bool = False, **fields: Any) -> nn.Module:
+    """Converts a model to ND++, a preset with other ``fields``; ``unfold`` makes convolutions work the obvious way."""
     config = WhiteningConfig.paper("imagenet") if preset == "paper" else WhiteningConfig.fast("imagenet")
-    config = config.override({"schedule": schedule})
+    config = config.override(fields)
     convert_to_ndpp(model, config)
     if config.period > 1:
         _deal_out(model, config.period)

@@ -41,11 +41,18 @@ METHODS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "GN": partial(replace_norms, make=partial(nn.GroupNorm, 32)),
     "LN": partial(replace_norms, make=partial(nn.GroupNorm, 1)),
     "IterNorm": partial(replace_norms, make=IterNorm2d),
-    "ND++ fast": partial(whitened, preset="fast"),
-    "ND++ fast, every=4": partial(whitened, preset="fast", schedule="every=4"),
-    "ND++ fast, stale": partial(whitened, preset="fast", schedule="stale"),
+    "ND++ fast": whitened,
+    "ND++ fast, every=4": partial(whitened, schedule="every=4"),
+    "ND++ fast, stale": partial(whitened, schedule="stale"),
     "ND++ paper": partial(whitened, preset="paper"),
     "ND++ unfold": partial(whitened, preset="paper", unfold=True),
+}
+LARGER_BLOCKS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "BN": METHODS["BN"],
+    "ND++ fast": METHODS["ND++ fast"],
+    "ND++ fast, block_size_spatial=16": partial(whitened, block_size_spatial=16),
+    "ND++ fast, block_size_spatial=32": partial(whitened, block_size_spatial=32),
+    "ND++ fast, block_size_spatial=32, every=4": partial(whitened, block_size_spatial=32, schedule="every=4"),
 }
 
 
@@ -70,9 +77,11 @@ def layer_cases(settings: Settings) -> list[Case]:
     return [Case(name, {method: partial(build, shape, method) for method in names}) for name, shape in shapes]
 
 
-def backbone_step(method: str, batch: int, size: int, settings: Settings, compiled: bool = False) -> Step:
+def backbone_step(
+    make: Callable[[nn.Module], nn.Module], batch: int, size: int, settings: Settings, compiled: bool = False
+) -> Step:
     """A training step of ResNet-50."""
-    model = settings.place(METHODS[method](create_backbone("resnet50")))
+    model = settings.place(make(create_backbone("resnet50")))
     chosen: nn.Module = torch.compile(model) if compiled else model  # type: ignore[assignment]
     return training_step(chosen, images(batch, size, settings), settings)
 
@@ -87,15 +96,26 @@ def backbone_cases(settings: Settings) -> list[Case]:
     sizes = backbone_sizes(settings)
     cases = [
         Case(
-            f"batch {batch}, {size} px", {name: partial(backbone_step, name, batch, size, settings) for name in METHODS}
+            f"batch {batch}, {size} px",
+            {name: partial(backbone_step, make, batch, size, settings) for name, make in METHODS.items()},
         )
         for batch, size in sizes
     ]
     if settings.quick:
         return cases
     batch, size = sizes[-1]
-    steps = {name: partial(backbone_step, name, batch, size, settings, True) for name in ("BN", "GN", "ND++ fast")}
+    compiled = ("BN", "GN", "ND++ fast")
+    steps = {name: partial(backbone_step, METHODS[name], batch, size, settings, True) for name in compiled}
     return [*cases, Case(f"batch {batch}, {size} px, compiled", steps)]
+
+
+def block_cases(settings: Settings) -> list[Case]:
+    """Training steps of ResNet-50 whose 3x3 convolutions whiten more channels together."""
+
+    def steps(batch: int) -> dict[str, Callable[[], Step]]:
+        return {name: partial(backbone_step, make, batch, 224, settings) for name, make in LARGER_BLOCKS.items()}
+
+    return [Case(f"batch {batch}, 224 px", steps(batch)) for batch in (8, 64 if settings.device == "cuda" else 32)]
 
 
 def profiled(settings: Settings) -> dict[str, dict[str, float | None]]:
@@ -136,6 +156,7 @@ MMSEG = "pip install -e '.[mmseg]' -c constraints.txt"
 SUITES = {
     "layer": Suite("Training step of one convolution with its norm", layer_cases),
     "backbone": Suite("Training step of ResNet-50", backbone_cases, **TIMM),
+    "blocks": Suite("Training step of ResNet-50 by channels of a block", block_cases, **TIMM, quick=False),
     "pooling": Suite("Inference of ResNet-50 with pooling bottlenecks", pooling_cases, **TIMM),
     "inference": Suite("Inference of ResNet-50, folded and not", inference_cases, **TIMM),
     "memory": Suite("Peak memory of a training step of ResNet-50", memory_cases, **TIMM),
