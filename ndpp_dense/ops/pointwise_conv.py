@@ -36,7 +36,7 @@ def is_product(x_NCHW: Tensor, weight_OC11: Tensor, geometry: ConvGeometry) -> b
         weight_OC11: Weight.
         geometry: Of the convolution.
     """
-    if not runs_eagerly(x_NCHW, weight_OC11) or x_NCHW.device.type != "cpu" or not x_NCHW.is_contiguous():
+    if x_NCHW.device.type != "cpu" or not runs_eagerly(x_NCHW, weight_OC11) or not x_NCHW.is_contiguous():
         return False
     if x_NCHW.dtype not in (torch.float32, torch.float64) or weight_OC11.dtype != x_NCHW.dtype:
         return False
