@@ -24,11 +24,12 @@ convolutions) and five iterations, the preset before. There is one seed where on
 them there is neither the running average (`statistics=batch`) nor the gradient (`grad=detached`) but above all how
 many channels of a 3x3 convolution are whitened together: some of the way back is gained with 16
 (`block_size_spatial`), most with 32 or 64, which cost more ([performance](../performance.md)); on [nuclei](nuclei.md)
-and [CamVid](camvid.md) 16 ended lower. What parts `fast` from batch norm at batch size 32 and learning rate 1.0 is how
-far it raises directions that hardly vary: `eps=1.0` raises them less, and loses nothing at 0.1. Detectors and
-segmentors need them raised: there the same setting ended lower ([nuclei](nuclei.md), [CamVid](camvid.md)), so the
-preset, which is one for pretraining and what follows, keeps 0.1. Shared blocks do not train with so few
-iterations. Statistics may be updated more rarely than at every step, but not much: see the rows with `ndpp.schedule`.
+16 ended lower, on [CamVid](camvid.md) no higher. A learning rate of 0.3 gains as much for nothing. What parts `fast`
+from batch norm at batch size 32 and learning rate 1.0 is how far it raises directions that hardly vary: `eps=1.0`
+raises them less, and loses nothing at 0.1. Detectors and segmentors need them raised: there the same
+setting ended lower ([nuclei](nuclei.md), [CamVid](camvid.md)), so the preset, which is one for pretraining and what
+follows, keeps 0.1. Shared blocks do not train with so few iterations. Statistics may be updated more rarely than at
+every step, but not much: see the rows with `ndpp.schedule`.
 
 Hardware: {{hardware}}. Code: {{commits}} (`+`: with edits).
 """
