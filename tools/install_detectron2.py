@@ -134,7 +134,8 @@ def unpack(archive: Path, folder: Path) -> Path:
         The archive's top folder, which holds ``detectron2/``.
     """
     with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and 3.10.12 were the first
+        tar.extractall(folder)
     top = next(path for path in sorted(folder.iterdir()) if (path / "detectron2").is_dir())
     configs = top / "detectron2" / "model_zoo" / "configs"
     if (top / "configs").is_dir() and not configs.exists():

@@ -61,6 +61,15 @@ def _run(python, archive, tmp_path):
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
+def test_an_archive_is_unpacked_where_python_knows_no_filters(archive, tmp_path, monkeypatch):
+    """Debian 12 has Python 3.11.2."""
+    plain = tarfile.TarFile.extractall
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: plain(self, path))
+    top = install_detectron2.unpack(archive, tmp_path / "unpacked")
+    assert (top / "detectron2" / "model_zoo" / "configs" / "Base.yaml").is_file()
+
+
 def test_installs_lists_is_idempotent_and_removes(archive, bare_python, tmp_path):
     first = _run(bare_python, archive, tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr

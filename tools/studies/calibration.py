@@ -5,7 +5,6 @@ The data are a tar file with train/CLASS and val/CLASS of ten ImageNet classes.
 
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 from records import ROOT
@@ -70,9 +69,7 @@ def prepare(method: str, seed: int, data: Path, output: Path) -> None:
         work("tools/convert_weights.py", source, str(weights), "--to", "timm", "--model", "resnet18")
     else:
         images = output.parent / "images"
-        if not images.exists():
-            with tarfile.open(data) as archive:
-                archive.extractall(images, filter="data")
+        pretraining.unpack(data, images)
         scale = OPTIONS.split() if method == "branches" else ["--local-scale", method]
         shape = ["--image-size", "64", *scale, "--model", "resnet18"]
         work(

@@ -7,7 +7,6 @@ import argparse
 import json
 import subprocess
 import sys
-import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -70,9 +69,7 @@ def trained(seed: int, data: Path, output: Path) -> Path:
 def unpacked(data: Path, output: Path) -> Path:
     """Return the folder of the images."""
     folder = output / "images"
-    if not folder.exists():
-        with tarfile.open(data) as archive:
-            archive.extractall(folder, filter="data")
+    pretraining.unpack(data, folder)
     return folder
 
 

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,14 @@ def command(config: str, settings: list[str], rate: float, seed: int, data: Path
     """Return the words that train a config."""
     words = ["tools/pretrain.py", "--config", config, "--data", str(data), "--device", "cpu", "--output", str(output)]
     return [*words, *LOADING, *settings, f"lr={rate}", f"seed={seed}"]
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack images, if that was not done before."""
+    if not folder.exists():
+        with tarfile.open(archive) as tar:
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python 3.11.4 and 3.10.12 were the first
+            tar.extractall(folder)
 
 
 def steps_by_method(words: Callable[[str], tuple[str, list[str]]]) -> Callable[[Path, str], Callable[[], None]]:
