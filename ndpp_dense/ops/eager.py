@@ -7,6 +7,8 @@ from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor
+from torch.autograd import forward_ad
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -14,8 +16,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def runs_eagerly(*tensors: Tensor | None) -> bool:
     """Whether Python may look at these tensors' values, remember results, and work in place.
 
-    Not under torch.compile, torch.export, jit tracing, functorch transforms, dispatch modes (fake tensors among them)
-    or CUDA graph capture, and not with tensor subclasses: what was decided or remembered there would not hold later.
+    Not under torch.compile, torch.export, jit tracing, functorch transforms, forward-mode differentiation, dispatch
+    modes (fake tensors among them) or CUDA graph capture, and not with tensor subclasses or batches of gradients: what
+    was decided or remembered there would not hold later.
 
     Args:
         *tensors: Those in question; None is passed over.
@@ -24,8 +27,12 @@ def runs_eagerly(*tensors: Tensor | None) -> bool:
         return False
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0:
         return False
+    if forward_ad._current_level >= 0:
+        return False
     for tensor in tensors:
         if tensor is not None and type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
+            return False
+        if tensor is not None and is_legacy_batchedtensor(tensor):  # autograd's is_grads_batched
             return False
     on_gpu = any(tensor is not None and tensor.is_cuda for tensor in tensors)
     return not (on_gpu and torch.cuda.is_current_stream_capturing())

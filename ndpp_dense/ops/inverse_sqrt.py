@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ndpp_dense.ops.newton import at_once, newton_gradient, newton_products, newton_with_history
+from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.spectral import spectral_gradient, spectral_newton
 
 SPECTRAL_FROM = 256  # on the CPU an eigendecomposition beats the products of an iteration from about this size
@@ -36,12 +37,14 @@ def newton(a_GDD: Tensor, num_iters: int) -> Tensor:
     Returns:
         ``(G, D, D)``, an approximation of ``A^{-1/2}``; differentiable once.
     """
-    if a_GDD.requires_grad and torch.is_grad_enabled():
+    transformed = torch._C._are_functorch_transforms_active()  # they differentiate and batch by themselves
+    if a_GDD.requires_grad and torch.is_grad_enabled() and not transformed:
         return _NewtonRoot.apply(a_GDD, num_iters)  # type: ignore[no-any-return]
     scale = 1.5 / torch.linalg.matrix_norm(a_GDD, keepdim=True)
     m = a_GDD * scale
-    x = spectral_newton(m, num_iters)[0] if _is_spectral(m, SPECTRAL_FROM) else newton_products(m, num_iters)
-    return x * scale.sqrt()
+    if _is_spectral(m, SPECTRAL_FROM) and not transformed:
+        return spectral_newton(m, num_iters)[0] * scale.sqrt()
+    return newton_products(m, num_iters) * scale.sqrt()
 
 
 class _NewtonRoot(torch.autograd.Function):
@@ -69,7 +72,8 @@ class _NewtonRoot(torch.autograd.Function):
         gradient = spectral_gradient if ctx.spectral else newton_gradient
         grad_x = (grad_outputs[0] * scale.sqrt()).split(ctx.parts)
         each = len(history) // len(grad_x)
-        found = [gradient(history[i * each : (i + 1) * each], ctx.num_iters, g) for i, g in enumerate(grad_x)]
+        with full_precision(m.device):
+            found = [gradient(history[i * each : (i + 1) * each], ctx.num_iters, g) for i, g in enumerate(grad_x)]
         grad = found[0] if len(found) == 1 else torch.cat(found)
         along = (grad * m).sum((1, 2), keepdim=True) + 0.5 * (grad_outputs[0] * d).sum((1, 2), keepdim=True)
         return grad.addcmul_(m, along, value=-1 / 1.5**2).mul_(scale), None
@@ -136,8 +140,9 @@ class _EighInverseSqrt(torch.autograd.Function):
         roots, vectors = ctx.saved_tensors
         ri, rj = roots.unsqueeze(2), roots.unsqueeze(1)
         slope = -1 / (ri * rj * (ri + rj))  # (f(l_i) - f(l_j)) / (l_i - l_j) for f = l^{-1/2}
-        inner = slope * (vectors.transpose(1, 2) @ grad_outputs[0] @ vectors)
-        grad = vectors @ inner @ vectors.transpose(1, 2)
+        with full_precision(vectors.device):
+            inner = slope * (vectors.transpose(1, 2) @ grad_outputs[0] @ vectors)
+            grad = vectors @ inner @ vectors.transpose(1, 2)
         return 0.5 * (grad + grad.transpose(1, 2))
 
 

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ndpp_dense.ops.eager import runs_eagerly
+
 CACHE = 1 << 18  # bytes of a few matrices that the CPU takes at a time, so that their iterates stay near
 
 
 def newton_products(a_GDD: Tensor, num_iters: int) -> Tensor:
-    """``num_iters`` steps of ``X <- X(3I - M)/2, M <- ((3I - M)/2)^2 M`` from ``X = I, M = a``, without a gradient.
+    """``num_iters`` steps of ``X <- X(3I - M)/2, M <- ((3I - M)/2)^2 M`` from ``X = I, M = a``; records no gradient.
 
     Args:
         a_GDD: Symmetric, with eigenvalues in (0, 3).
@@ -29,7 +31,7 @@ def newton_products(a_GDD: Tensor, num_iters: int) -> Tensor:
     Returns:
         X, of the same shape.
     """
-    if torch.compiler.is_compiling():
+    if not runs_eagerly(a_GDD):
         return _iterate(a_GDD, num_iters)[0]
     parts = [_iterate_in_place(part, num_iters) for part in a_GDD.split(at_once(a_GDD))]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -9,6 +9,7 @@ Shape suffixes: N samples, C input channels, O output channels, H and W rows and
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -63,7 +64,8 @@ def pointwise_conv(
     y_NOHW = x_NCHW.new_empty(len(x_NCHW), len(weight_OC11), *seen.shape[2:])
     weight_OC, bias_O1 = weight_OC11.flatten(1), bias_O.to(x_NCHW.dtype).unsqueeze(1)
     for x_CP, y_OP, scale in zip(seen.flatten(2), y_NOHW.flatten(2), scale_N111.flatten().tolist(), strict=True):
-        torch.addmm(bias_O1, weight_OC, x_CP, alpha=scale, out=y_OP)
+        factor = scale or math.nan  # 0 is what overflow leaves, for which a product would not even look at x
+        torch.addmm(bias_O1, weight_OC, x_CP, alpha=factor, out=y_OP)
     return y_NOHW
 
 

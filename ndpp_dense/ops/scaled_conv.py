@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ndpp_dense.ops.eager import needs_gradient
+from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 from ndpp_dense.ops.pointwise_conv import ConvGeometry, is_product, pointwise_conv, pointwise_gradients
+from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.scaled_map import scaled_map
 
 
@@ -73,8 +74,9 @@ class ScaledConv2d(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         by_input, by_weight, by_bias = wanted[0], wanted[2], wanted[3]
         stride, padding, dilation, groups = ctx.geometry
-        if is_product(x, weight, ctx.geometry):
-            grad_x, grad_weight, grad_bias = pointwise_gradients(grad, x, scale, weight, stride, by_input)
+        if is_product(x, weight, ctx.geometry) and runs_eagerly(grad):
+            with full_precision(x.device):  # autocast may be on, though it was not around the forward pass
+                grad_x, grad_weight, grad_bias = pointwise_gradients(grad, x, scale, weight, stride, by_input)
             return grad_x, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
         at_input, factor = _expands(x, weight, ctx.geometry), scale.to(grad.dtype)
         scaled = (grad, x * factor) if at_input else (grad * factor, x)  # the smaller side

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ndpp_dense.ops.eager import runs_eagerly
+from ndpp_dense.ops.precision import full_precision
 
 
 def whitened_weight(weight_QOGD: Tensor, mean_QGD: Tensor, whitening_GDD: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,7 +51,8 @@ class _WhitenedWeight(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
         whitened_mean_QGD, whitening_GDD = ctx.saved_tensors
         grad_weight, grad_shift = grad_outputs
-        grad = _times_blocks(grad_weight, whitening_GDD)
+        with full_precision(grad_weight.device):
+            grad = _times_blocks(grad_weight, whitening_GDD)
         grad.addcmul_(grad_shift.view(*grad.shape[:2], 1, 1), whitened_mean_QGD.unsqueeze(1), value=-1)
         return grad, None, None
 

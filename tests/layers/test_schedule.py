@@ -212,6 +212,25 @@ def test_a_checkpoint_of_a_longer_period_waits_no_longer_than_the_own():
     assert {int(layer.whitening.turns.phase) for _, layer in nd_layers(short)} == {1}
 
 
+def test_what_is_written_to_the_buffer_before_the_first_step_counts():
+    """As DistributedDataParallel writes rank 0's, which may have loaded a checkpoint alone."""
+    model, other = _net(), _net()
+    _train(model, range(2))
+    with torch.no_grad():
+        for mine, theirs in zip(other.buffers(), model.buffers(), strict=True):
+            mine.copy_(theirs)
+    turns, others = ([layer.whitening.turns for _, layer in nd_layers(net)] for net in (model, other))
+    for _ in range(4):
+        assert [t.take() for t in others] == [t.take() for t in turns]
+
+
+def test_a_checkpoint_of_every_step_loads_into_a_layer_without_memory():
+    with torch.device("meta"):
+        turns = Turns(3)
+    turns.load_state_dict({}, assign=True)
+    assert [turns.take() for _ in range(4)] == [True, False, False, True]
+
+
 def test_a_count_below_zero_is_due():
     """Such were written when layers were dealt out over the steps."""
     turns = Turns(3)
@@ -242,10 +261,14 @@ class _Whitened(nn.Module):
 
 
 def test_compiled_turns_are_plain_turns_in_few_graphs(monkeypatch):
-    """Without the question whether backward is running, which dynamo cannot trace and which is not the schedule's."""
+    """Without the question whether backward is running, which dynamo cannot trace and which is not the schedule's.
+
+    From the second step on: the first reads the buffers.
+    """
     monkeypatch.setattr("ndpp_dense.layers.whitening.in_backward", lambda: False)
     torch._dynamo.reset()
     plain = nn.Sequential(*[_Whitened(EVERY) for _ in range(5)])
+    plain(torch.randn(30, 4))
     twin = copy.deepcopy(plain)
     graphs = CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(twin, backend=graphs, fullgraph=True)
@@ -256,5 +279,4 @@ def test_compiled_turns_are_plain_turns_in_few_graphs(monkeypatch):
     for (name, p), q in zip(plain.named_buffers(), twin.buffers(), strict=True):
         torch.testing.assert_close(q, p, rtol=1e-4, atol=1e-4, msg=lambda m, name=name: f"{name}: {m}")
     twin.load_state_dict(plain.state_dict())  # what was loaded is what counts
-    plain.load_state_dict(twin.state_dict())
-    assert [int(layer.whitening.turns.phase) for layer in twin] == [layer.whitening.turns._left for layer in plain]
+    assert [layer.whitening.turns.take() for layer in twin] == [layer.whitening.turns.take() for layer in plain]

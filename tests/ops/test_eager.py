@@ -33,3 +33,24 @@ def test_gradients_are_needed_where_autograd_would_record():
     assert not needs_gradient(x, None)
     with torch.no_grad():
         assert not needs_gradient(weight)
+
+
+def test_tangents_and_batches_of_gradients_are_not_plain_values():
+    seen = []
+    with torch.autograd.forward_ad.dual_level():
+        seen.append(runs_eagerly(torch.ones(2)))
+    assert runs_eagerly(torch.ones(2))
+
+    class Watch(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, grad):
+            seen.append(runs_eagerly(grad))
+            return grad * 2
+
+    x = torch.ones(2, requires_grad=True)
+    torch.autograd.grad(Watch.apply(x), x, torch.eye(2), is_grads_batched=True)
+    assert seen == [False, False]

@@ -221,3 +221,26 @@ def test_quintic_coefficients_are_best_at_every_step():
         signs = np.sign(error[touching])
         assert 1 + (np.diff(signs) != 0).sum() >= 4
         low, high = 1 - bound, 1 + bound
+
+
+@pytest.mark.parametrize("size", [6, SPECTRAL_GRADIENT_FROM])
+@pytest.mark.parametrize("name", ["newton", "eigh"])
+def test_autocast_around_the_backward_pass_alone_changes_nothing(name, size):
+    a = _spd(np.linspace(0.1, 2.0, size)).float().requires_grad_()
+    root = SOLVERS[name](a, 3)
+    upstream = torch.randn_like(root)
+    (plainly,) = torch.autograd.grad(root, a, upstream, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (within,) = torch.autograd.grad(root, a, upstream)
+    assert torch.equal(within, plainly)
+
+
+@pytest.mark.parametrize("size", [6, SPECTRAL_GRADIENT_FROM, SPECTRAL_FROM])
+def test_newton_is_differentiated_and_batched_by_functorch(size):
+    a = _spd([np.linspace(0.1, 2.0, size), np.linspace(0.5, 1.0, size)])
+    torch.testing.assert_close(torch.vmap(lambda m: newton(m[None], 3)[0])(a), newton(a, 3), rtol=1e-9, atol=1e-9)
+    wanted = a.clone().requires_grad_()
+    newton(wanted, 3).sin().sum().backward()
+    found = torch.func.grad(lambda m: newton(m, 3).sin().sum())(a)
+    found = (found + found.mT) / 2
+    torch.testing.assert_close(found, wanted.grad, rtol=1e-8, atol=1e-8)

@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ndpp_dense.layers.local_scale import local_statistics
 from ndpp_dense.ops import scaled_conv
 from ndpp_dense.ops.pointwise_conv import ConvGeometry, is_product, pointwise_conv, pointwise_gradients
 
@@ -77,3 +78,17 @@ def test_a_recorded_gradient_and_autocast_leave_it_to_the_convolution(monkeypatc
     with torch.no_grad():
         scaled_conv.scaled_conv2d(x, scale, weight, bias, PLAIN)
     assert taken
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "channels_last"])
+@pytest.mark.parametrize("spoilt", [torch.inf, 1e38])
+def test_what_overflows_is_not_passed_over(spoilt, layout):
+    """A scale of 0 makes a product skip its factors: the output would be the bias, and look sound."""
+    x, weight = tensors()
+    x[0] *= spoilt
+    x = x.contiguous(memory_format=layout)
+    with torch.no_grad():
+        _, scale = local_statistics(x, "l1", (1, 2, 3))
+        y = scaled_conv.scaled_conv2d(x, scale, weight, torch.zeros(6), PLAIN)
+    assert not torch.isfinite(y[0]).all()
+    assert torch.isfinite(y[1]).all()

@@ -104,3 +104,25 @@ def test_only_the_input_is_kept_for_the_backward_pass():
     assert kept == [x.shape, scale.shape, weight.shape]
     y.relu_().sum().backward()  # in place, as nothing needs y
     assert x.grad is not None
+
+
+def test_gradients_come_in_batches_too():
+    (x, weight, bias), geometry = inputs("1x1")
+    y = fused(x, weight, bias, geometry)
+    upstream = torch.randn(4, *y.shape, dtype=y.dtype)
+    together = torch.autograd.grad(y, (x, weight, bias), upstream, retain_graph=True, is_grads_batched=True)
+    one_by_one = [torch.autograd.grad(y, (x, weight, bias), u, retain_graph=True) for u in upstream]
+    for found, wanted in zip(together, zip(*one_by_one, strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack(wanted), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["1x1", "1x1, strided", "3x3 to more channels"])
+def test_autocast_around_the_backward_pass_alone_changes_nothing(name):
+    tensors, geometry = inputs(name, torch.float32)
+    y = fused(*tensors, geometry)
+    upstream = torch.randn_like(y)
+    plainly = torch.autograd.grad(y, tensors, upstream, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        within = torch.autograd.grad(y, tensors, upstream)
+    for found, wanted in zip(within, plainly, strict=True):
+        assert torch.equal(found, wanted)

@@ -112,10 +112,11 @@ def backbone_cases(settings: Settings) -> list[Case]:
 def block_cases(settings: Settings) -> list[Case]:
     """Training steps of ResNet-50 whose 3x3 convolutions whiten more channels together."""
 
-    def steps(batch: int) -> dict[str, Callable[[], Step]]:
-        return {name: partial(backbone_step, make, batch, 224, settings) for name, make in LARGER_BLOCKS.items()}
+    def steps(batch: int, size: int) -> dict[str, Callable[[], Step]]:
+        return {name: partial(backbone_step, make, batch, size, settings) for name, make in LARGER_BLOCKS.items()}
 
-    return [Case(f"batch {batch}, 224 px", steps(batch)) for batch in (8, 64 if settings.device == "cuda" else 32)]
+    sizes = [(2, 96)] if settings.quick else [(8, 224), (64 if settings.device == "cuda" else 32, 224)]
+    return [Case(f"batch {batch}, {size} px", steps(batch, size)) for batch, size in sizes]
 
 
 def profiled(settings: Settings) -> dict[str, dict[str, float | None]]:

@@ -3,6 +3,7 @@
 import argparse
 import itertools
 import json
+import shutil
 import statistics
 import subprocess
 import sys
@@ -90,7 +91,8 @@ def train(study: Study, condition: str, method: str, rate: float, seed: int, arg
     output = ROOT / "output" / f"study_{study.name}" / name
     words = study.command(method, [*study.conditions[condition], *args.set], rate, seed, args.data, output)
     print(f"{name}: {' '.join(words)}", flush=True)
-    output.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(output, ignore_errors=True)  # of a run that was stopped: two runs' records would be read as one
+    output.mkdir(parents=True)
     made_at = provenance()  # as the code is now, whatever is edited while it runs
     if study.prepare:
         study.prepare(method, seed, args.data, output)
