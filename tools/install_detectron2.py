@@ -32,8 +32,7 @@ REQUIRES = (
 WITHOUT_OPS = "rotated boxes (ROIAlignRotated, nms_rotated), deformable convolution, COCOeval_opt (use_fast_impl=True)"
 OWN_BUILD = "or install your own Detectron2 >= 0.6 (from source, or conda-forge), which is then used as it is."
 _PROBE = (
-    "import json, detectron2\n"
-    "import detectron2.data, detectron2.engine, detectron2.evaluation, detectron2.modeling\n"
+    "import json, detectron2, detectron2.data, detectron2.engine, detectron2.evaluation, detectron2.modeling\n"
     "try:\n    import detectron2._C as c; ops = not c.__file__.endswith('.py')\n"
     "except ImportError:\n    ops = False\n"
     "print('FOUND', json.dumps([detectron2.__version__, detectron2.__file__, ops]))\n"
