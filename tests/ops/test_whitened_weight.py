@@ -48,3 +48,15 @@ def test_it_compiles_whole():
     weight, mean, whitening = tensors((1, 6, 3, 4), shared=False)
     compiled = torch.compile(whitened_weight, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(weight, mean, whitening), plain(weight, mean, whitening))
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "a D per block"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_autocast_around_the_backward_pass_alone_changes_nothing(shape, shared):
+    weight, mean, whitening = tensors(shape, shared, torch.float32)
+    outputs = whitened_weight(weight.requires_grad_(), mean, whitening)
+    upstream = [torch.randn_like(y) for y in outputs]
+    (plainly,) = torch.autograd.grad(outputs, weight, upstream, retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (within,) = torch.autograd.grad(outputs, weight, upstream)
+    assert torch.equal(within, plainly)

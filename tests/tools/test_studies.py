@@ -56,3 +56,12 @@ def test_runs_that_came_to_an_end_are_recorded(run, ending):
     record = run(ending)
     assert record["diverged"] == (ending == "diverged")
     assert record["loss"] == [2.0, 1.5]
+
+
+def test_a_run_begins_in_an_empty_folder(run, tmp_path):
+    """What an attempt that was stopped wrote would be read as part of this one."""
+    stale = tmp_path / "output" / "study_trial" / "bn_lr0.1_seed1" / "metrics.json"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("{}")
+    run("good")
+    assert not stale.exists()

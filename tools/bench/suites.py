@@ -66,12 +66,7 @@ def layer_cases(settings: Settings) -> list[Case]:
         x = images(2 if settings.quick else 8, side, settings, channels).requires_grad_(channels > 3)
         return training_step(settings.place(model), x, settings)
 
-    of_models = (
-        "SyncBN",
-        "FrozenBN",
-        "ND++ fast, every=4",
-        "ND++ fast, stale",
-    )  # of layers together
+    of_models = ("SyncBN", "FrozenBN", "ND++ fast, every=4", "ND++ fast, stale")  # of all layers together
     names = [name for name in METHODS if name not in of_models]
     shapes = list(LAYERS.items())[1::2] if settings.quick else LAYERS.items()
     return [Case(name, {method: partial(build, shape, method) for method in names}) for name, shape in shapes]
