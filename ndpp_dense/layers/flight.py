@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ndpp_dense.layers.update import update_in_place, values_are_at_hand
 from ndpp_dense.ops.averaging import Averages, average_moments, layer_of_block
 from ndpp_dense.ops.collectives import start_sum_over_ranks
 from ndpp_dense.ops.moments import Moments, pack_moments, packed_size, unpack_moments
@@ -80,10 +81,19 @@ class Flight:
             )
         if self._beside is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._beside)
-        for batch, found in zip(self._batches, self._found or self._statistics(), strict=True):
-            _store(batch.states, *found)
+        if self._singly():
+            with full_precision(self._device):
+                for batch, moments in zip(self._batches, self._summed(), strict=True):
+                    update_in_place(batch.states[0], moments)
+        else:
+            for batch, found in zip(self._batches, self._found or self._statistics(), strict=True):
+                _store(batch.states, *found)
         for state in self._states:
             state.flight = None
+
+    def _singly(self) -> bool:
+        """Whether layers are updated one by one, where they are."""
+        return all(len(batch.states) == 1 and values_are_at_hand(batch.states[0]) for batch in self._batches)
 
     def _statistics(self) -> list[tuple[Averages, Tensor]]:
         """Averages and D after this step, by batch."""

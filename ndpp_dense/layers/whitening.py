@@ -17,7 +17,7 @@ from torch.distributed import ProcessGroup
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.flight import Flight, send
 from ndpp_dense.layers.schedule import Turns
-from ndpp_dense.ops.averaging import MIN_ROWS
+from ndpp_dense.layers.update import are_usable, update, update_in_place, values_are_at_hand
 from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.ops.eager import never_compiled
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
@@ -104,19 +104,23 @@ class Whitening(nn.Module):
             return self.running_mean.clone(), self.running_whitening.clone()
         with full_precision(self.running_mean.device), torch.set_grad_enabled(self._differentiable()):
             moments = self._gather(data_matrix)
-            usable = _usable(moments)
+            if self.config.statistics == "ema" and values_are_at_hand(self):
+                update_in_place(self, moments)
+                self.forget_start()
+                return self.running_mean.clone(), self.running_whitening.clone()
+            usable = are_usable(moments)
             counts = usable if first is True else usable & first
             mean, cov = mean_and_covariance(moments, self.running_mean)
             mean = torch.where(usable, mean, self.running_mean)
             cov = torch.where(usable, cov, self.running_cov)
             if self.config.statistics == "ema":
-                self._average(moments.count, counts, mean, cov)
+                update(self, moments.count, counts, mean, cov)
                 self.running_whitening.copy_(torch.where(counts, self.solve(self.running_cov), self.running_whitening))
                 self.forget_start()
                 return self.running_mean.clone(), self.running_whitening.clone()
             whitening = torch.where(usable, self.solve(cov), self.running_whitening)
             if not self.held:
-                self._average(moments.count, counts, mean.detach(), cov.detach(), whitening.detach())
+                update(self, moments.count, counts, mean.detach(), cov.detach(), whitening.detach())
             return mean, whitening
 
     def solve(self, cov_GDD: Tensor) -> Tensor:
@@ -224,28 +228,6 @@ class Whitening(nn.Module):
         share = 1.0 if self.config.statistics == "batch" else self.momentum or 1.0
         return max(1.0, MIN_ROWS_PER_COLUMN * share) * self.running_mean.shape[1]
 
-    @torch.no_grad()
-    def _average(
-        self, count: Tensor, usable: Tensor, mean: Tensor, cov: Tensor, whitening: Tensor | None = None
-    ) -> None:
-        """Moves the running statistics towards this step's, as far as its rows carry: few rows move them little."""
-        dim = self.running_mean.shape[1]
-        if self.momentum is None:
-            weight = count * usable
-            self.running_weight += weight
-            rate = weight / self.running_weight.clamp(min=1)
-        else:
-            rate = self.momentum * (count / dim).clamp(max=1) * usable
-            self.running_weight += rate * (1 - self.running_weight)
-            if self.config.statistics == "ema":
-                rate = rate / self.running_weight.clamp(min=torch.finfo(rate.dtype).tiny)
-        offset = mean - self.running_mean
-        spread = rate * (1 - rate) * (offset.unsqueeze(2) * offset.unsqueeze(1))  # of the means themselves
-        self.running_cov.lerp_(cov, rate).add_(spread)
-        self.running_mean.lerp_(mean, rate)
-        if whitening is not None and self.momentum is not None:
-            self.running_whitening.lerp_(whitening, rate)
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Whitening:
         """Copies all but the process group, a handle that cannot be copied and need not be."""
         self.settle()
@@ -292,9 +274,3 @@ class Whitening(nn.Module):
 def _denser(stride: int, share: float) -> int:
     """The sampling stride at which ``1 / share`` times as many rows are sampled."""
     return max(1, int(stride * math.sqrt(share)))
-
-
-def _usable(moments: Moments) -> Tensor:
-    """Whether the moments are finite (in square too, as the solver's norm needs) and rest on enough rows."""
-    magnitude = moments.outer.detach().square().sum() + moments.total.detach().square().sum()
-    return torch.isfinite(magnitude) & (moments.count.detach() >= MIN_ROWS)

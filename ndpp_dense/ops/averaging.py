@@ -68,3 +68,25 @@ def average_moments(
 def layer_of_block(blocks: tuple[int, ...], device: torch.device) -> Tensor:
     """Which layer each block belongs to, ``(sum(blocks),)``, where layer i has ``blocks[i]`` of them."""
     return torch.tensor([layer for layer, count in enumerate(blocks) for _ in range(count)], device=device)
+
+
+def move_averages(mean_GD: Tensor, cov_GDD: Tensor, moments: Moments, rate: float, count: float) -> None:
+    """Moves averages in place by usable moments: the formula of :func:`average_moments` in two passes.
+
+    Args:
+        mean_GD: Running mean of some blocks of a layer.
+        cov_GDD: Their running covariance.
+        moments: Of the step, about ``mean_GD``.
+        rate: Share of the step in the new averages, in [0, 1].
+        count: Number of rows, at least 1.
+    """
+    offset_GD = moments.total * (rate / count)
+    cov_GDD.baddbmm_(offset_GD.unsqueeze(2), offset_GD.unsqueeze(1), beta=1 - rate, alpha=-1)
+    cov_GDD.add_(moments.outer, alpha=rate / count)
+    mean_GD.add_(offset_GD)
+
+
+def squared_magnitude(moments: Moments) -> Tensor:
+    """Sum of the squares of all sums: not finite where the solver's norm would not be. Records no gradient."""
+    total, outer = moments.total.detach().flatten(), moments.outer.detach().flatten()
+    return torch.dot(total, total) + torch.dot(outer, outer)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ndpp_dense.ops.averaging import Averages, average_moments, layer_of_block
+from ndpp_dense.ops.averaging import Averages, average_moments, layer_of_block, move_averages, squared_magnitude
 from ndpp_dense.ops.moments import Moments, pack_moments, packed_size, unpack_moments
 
 BLOCKS, DIM = (2, 1, 3), 4
@@ -92,3 +92,24 @@ def test_the_index_first_needed_under_inference_mode_serves_in_training():
         index = layer_of_block((3, 7), torch.device("cpu"))
     assert index.tolist() == [0] * 3 + [1] * 7
     assert not index.is_inference()
+
+
+@pytest.mark.parametrize("rows", [50, 3, 2])
+def test_averages_moved_in_place_are_mixtures(rows):
+    before, data, moments = _case((rows, 60, 70))
+    expected_mean, expected_cov, weights = _expected(before, data, 0.3)
+    rate = 0.3 * min(1, rows / DIM) / weights[0]
+    mean, cov = before.mean[: BLOCKS[0]].clone(), before.cov[: BLOCKS[0]].clone()
+    first = Moments(moments.count[0], moments.total[: BLOCKS[0]], moments.outer[: BLOCKS[0]])
+    move_averages(mean, cov, first, rate, rows)
+    np.testing.assert_allclose(mean, expected_mean[: BLOCKS[0]], rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(cov, expected_cov[: BLOCKS[0]], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf, 1e200])
+@pytest.mark.parametrize("which", ["total", "outer"])
+def test_the_squared_magnitude_tells_what_is_not_finite(which, spoilt):
+    _, _, moments = _case((50, 60, 70))
+    assert squared_magnitude(moments).isfinite()
+    getattr(moments, which).view(-1)[1] = spoilt
+    assert not squared_magnitude(moments).isfinite()

@@ -21,6 +21,7 @@ PARTS = {
         "ndpp_dense.layers.conv:patch_matrix",
         "ndpp_dense.layers.whitening:data_moments",
         "ndpp_dense.layers.whitening:mean_and_covariance",
+        "ndpp_dense.layers.update:move_averages",
         "ndpp_dense.layers.flight:average_moments",
     ),
     "collective": ("ndpp_dense.layers.whitening:sum_moments_over_ranks",),
