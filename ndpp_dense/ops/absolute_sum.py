@@ -30,9 +30,19 @@ def absolute_sum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     return _AbsoluteSum.apply(x, dims) if needs_gradient(x) else _absolute_sum(x, dims)
 
 
+def is_rectified(x: Tensor) -> bool:
+    """Whether autograd knows that these are outputs of a ReLU.
+
+    They are their own magnitudes. So a derivative by a magnitude is 1, at 0 too: there ReLU lets no gradient through.
+    """
+    return type(x.grad_fn).__name__ == "ReluBackward0"
+
+
 def _absolute_sum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Magnitudes are written to the same near memory part by part, so that the far one is read once and no more."""
     dtype = statistics_dtype(x)
+    if is_rectified(x):
+        return x.sum(dims, keepdim=True, dtype=dtype)
     if x.dim() == len(dims) or x.numel() <= 2 * CHUNK:
         return x.abs().sum(dims, keepdim=True, dtype=dtype)
     rows, at_once = _sample_rows(x, dims), max(1, CHUNK // prod(x.shape[1:]))

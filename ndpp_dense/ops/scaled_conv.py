@@ -10,8 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ndpp_dense.ops.absolute_sum import is_rectified
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
-from ndpp_dense.ops.pointwise_conv import ConvGeometry, is_product, pointwise_conv, pointwise_gradients
+from ndpp_dense.ops.pointwise_conv import (
+    ConvGeometry,
+    is_product,
+    pointwise_conv,
+    pointwise_gradients,
+    seen_view,
+    sees_part,
+)
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.scaled_map import scaled_map
 
@@ -61,6 +69,7 @@ class ScaledConv2d(torch.autograd.Function):
             geometry: Of the convolution.
         """
         ctx.save_for_backward(x_NCHW, scale_N111, weight)
+        ctx.rectified = is_rectified(x_NCHW)
         ctx.geometry = geometry
         ctx.bias_dtype = bias_O.dtype
         return scaled_conv2d(x_NCHW, scale_N111, weight, bias_O, geometry)
@@ -73,23 +82,64 @@ class ScaledConv2d(torch.autograd.Function):
         (grad,) = grad_outputs
         wanted = ctx.needs_input_grad
         by_input, by_weight, by_bias = wanted[0], wanted[2], wanted[3]
-        stride, padding, dilation, groups = ctx.geometry
         if is_product(x, weight, ctx.geometry) and runs_eagerly(grad):
+            arguments = (grad, x, scale, weight, ctx.geometry.stride, by_input, ctx.rectified)
             with full_precision(x.device):  # autocast may be on, though it was not around the forward pass
-                grad_x, grad_weight, grad_bias = pointwise_gradients(grad, x, scale, weight, stride, by_input)
+                grad_x, grad_weight, grad_bias = pointwise_gradients(*arguments)
             return grad_x, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
         at_input, factor = _expands(x, weight, ctx.geometry), scale.to(grad.dtype)
-        scaled = (grad, x * factor) if at_input else (grad * factor, x)  # the smaller side
         bias_too = by_bias and at_input and grad.dtype == ctx.bias_dtype
+        at_grad_and_x = (None, factor) if at_input else (factor, None)  # the smaller side
         mask = by_input, by_weight, bias_too
-        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            *scaled, weight, [len(weight)], stride, padding, dilation, False, (0, 0), groups, mask
-        )
+        grad_x, grad_weight, grad_bias = _convolution_gradients(grad, x, weight, ctx.geometry, *at_grad_and_x, mask)
         if by_bias and not bias_too:
             grad_bias = grad.sum((0, 2, 3), dtype=ctx.bias_dtype)
-        if by_input:
-            _add_gradient_through_scale(grad_x, x, scale, factor if at_input else None)
+        if grad_x is not None:
+            _add_gradient_through_scale(grad_x, x, scale, factor if at_input else None, ctx.rectified)
         return grad_x, None, grad_weight, grad_bias, None
+
+
+def _convolution_gradients(
+    grad: Tensor,
+    x_NCHW: Tensor,
+    weight: Tensor,
+    geometry: ConvGeometry,
+    at_grad_N111: Tensor | None,
+    at_input_N111: Tensor | None,
+    mask: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of ``conv2d(x, weight) + bias`` by input, weight and bias.
+
+    Args:
+        grad: dL/dy.
+        x_NCHW: x.
+        weight: As for ``conv2d``.
+        geometry: Of the convolution.
+        at_grad_N111: What dL/dy is multiplied by, or None for 1.
+        at_input_N111: The same for x.
+        mask: Which gradients are wanted.
+    """
+    stride, padding, dilation, groups = geometry
+    skips = sees_part(x_NCHW, weight, geometry) and runs_eagerly(grad)
+    seen = seen_view(x_NCHW, stride).contiguous() if skips else x_NCHW
+    grad_seen, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        grad if at_grad_N111 is None else grad * at_grad_N111,
+        seen if at_input_N111 is None else seen * at_input_N111,
+        weight,
+        [len(weight)],
+        (1, 1) if skips else stride,
+        padding,
+        dilation,
+        False,
+        (0, 0),
+        groups,
+        mask,
+    )
+    if grad_seen is None or not skips:
+        return grad_seen, grad_weight, grad_bias
+    grad_x = torch.zeros_like(x_NCHW)
+    seen_view(grad_x, stride).copy_(grad_seen)
+    return grad_x, grad_weight, grad_bias
 
 
 def _as_product(x: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, geometry: ConvGeometry) -> bool:
@@ -104,7 +154,7 @@ def _expands(x_NCHW: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
 
 
 def _add_gradient_through_scale(
-    grad_x_NCHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor, at_input_N111: Tensor | None
+    grad_x_NCHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor, at_input_N111: Tensor | None, rectified: bool
 ) -> None:
     """Adds ``<dL/dx_n, x_n> / s_n * ds_n/dx_n`` to dL/dx, where ``ds/dx = -s^2 sign(x) / (C H W)``.
 
@@ -113,13 +163,14 @@ def _add_gradient_through_scale(
         x_NCHW: x.
         scale_N111: s.
         at_input_N111: s if the input was scaled, None if the output was.
+        rectified: Whether ``sign(x)`` may be taken as 1.
     """
     factor = -scale_N111.to(x_NCHW.dtype) / x_NCHW.shape[1:].numel()
     if x_NCHW.is_cuda or x_NCHW.dtype not in (torch.float32, torch.float64):
         if at_input_N111 is not None:
             grad_x_NCHW.mul_(at_input_N111)
         along = (grad_x_NCHW * x_NCHW).sum((1, 2, 3), keepdim=True, dtype=scale_N111.dtype).to(x_NCHW.dtype)
-        grad_x_NCHW.addcmul_(torch.sign(x_NCHW), factor * along)
+        grad_x_NCHW.add_(factor * along) if rectified else grad_x_NCHW.addcmul_(torch.sign(x_NCHW), factor * along)
         return
     # Sample by sample what is read twice is still in the cache the second time: a third of the time.
     in_memory = (1, 2, 0) if x_NCHW.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2)
@@ -128,4 +179,7 @@ def _add_gradient_through_scale(
         if at_input_N111 is not None:
             grad_CHW.mul_(at_input_N111[n])
         along = torch.dot(grad_CHW.permute(in_memory).reshape(-1), x_CHW.permute(in_memory).reshape(-1))
-        grad_CHW.addcmul_(torch.sign(x_CHW, out=sign_CHW), factor[n] * along)
+        if rectified:
+            grad_CHW.add_(factor[n] * along)
+        else:
+            grad_CHW.addcmul_(torch.sign(x_CHW, out=sign_CHW), factor[n] * along)

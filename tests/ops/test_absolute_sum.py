@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ndpp_dense.ops import absolute_sum as module
-from ndpp_dense.ops.absolute_sum import absolute_sum
+from ndpp_dense.ops.absolute_sum import absolute_sum, is_rectified
 
 DIMS = (1, 2, 3)
 
@@ -57,3 +57,23 @@ def test_empty_and_not_finite():
     total = absolute_sum(x, DIMS).flatten()
     assert total[0].isnan()
     assert total[1] == 64 * 60 * 60
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_what_a_relu_gave_is_its_own_magnitude(layout):
+    z = torch.randn(3, 64, 60, 60).to(memory_format=layout).requires_grad_()
+    x = z.relu()
+    assert is_rectified(x)
+    assert is_rectified((z * 1).relu_())
+    expected = x.detach().double().sum(DIMS, keepdim=True)
+    torch.testing.assert_close(absolute_sum(x, DIMS).double(), expected, rtol=1e-6, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(absolute_sum(x, DIMS).double(), expected, rtol=1e-6, atol=0)
+
+
+def test_what_was_changed_since_is_not_taken_for_it():
+    x = torch.randn(2, 3, requires_grad=True).relu()
+    assert not is_rectified(x.detach())
+    assert not is_rectified(x - 1)
+    assert not is_rectified(x.sub_(1))
+    assert not is_rectified(torch.randn(2, 3, requires_grad=True))

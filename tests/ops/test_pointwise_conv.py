@@ -47,9 +47,9 @@ def test_output_is_that_of_the_convolution(samples, stride):
 def test_a_gradient_by_the_input_is_left_out_where_none_is_wanted():
     x, weight = tensors()
     grad, scale = torch.randn(2, 6, 10, 12), torch.rand(2, 1, 1, 1)
-    by_x, *others = pointwise_gradients(grad, x, scale, weight, (1, 1), by_input=False)
+    by_x, *others = pointwise_gradients(grad, x, scale, weight, (1, 1), by_input=False, rectified=False)
     assert by_x is None
-    _, *same = pointwise_gradients(grad, x, scale, weight, (1, 1), by_input=True)
+    _, *same = pointwise_gradients(grad, x, scale, weight, (1, 1), by_input=True, rectified=False)
     for found, expected in zip(others, same, strict=True):
         assert torch.equal(found, expected)
 
@@ -59,9 +59,9 @@ def test_a_gradient_that_lies_otherwise_in_memory_is_read_as_it_is():
     scale = torch.rand(2, 1, 1, 1).double()
     for grad in (torch.randn(2, 6, 10, 12).double(), torch.randn(2, 6, 1, 1).double().expand(2, 6, 10, 12)):
         other = grad.contiguous(memory_format=torch.channels_last)
-        expected = pointwise_gradients(grad.contiguous(), x, scale, weight, (1, 1), by_input=True)
+        expected = pointwise_gradients(grad.contiguous(), x, scale, weight, (1, 1), by_input=True, rectified=False)
         for same in (other, grad):
-            found = pointwise_gradients(same, x, scale, weight, (1, 1), by_input=True)
+            found = pointwise_gradients(same, x, scale, weight, (1, 1), by_input=True, rectified=False)
             for a, b in zip(found, expected, strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 

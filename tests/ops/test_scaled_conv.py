@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 
 from ndpp_dense.layers.local_scale import local_statistics
-from ndpp_dense.ops.pointwise_conv import ConvGeometry, is_product
+from ndpp_dense.ops.absolute_sum import is_rectified
+from ndpp_dense.ops.pointwise_conv import ConvGeometry, is_product, sees_part
 from ndpp_dense.ops.scaled_conv import ScaledConv2d, scaled_conv2d
 
 GEOMETRIES = {
@@ -12,6 +13,8 @@ GEOMETRIES = {
     "1x1, strided": (4, 6, 1, ConvGeometry((2, 3), (0, 0), (1, 1), 1)),
     "1x1 of a small map": (64, 48, 1, ConvGeometry((1, 1), (0, 0), (1, 1), 1)),
     "1x1 of a small map, to more channels": (48, 64, 1, ConvGeometry((1, 1), (0, 0), (1, 1), 1)),
+    "1x1 of a small map, strided": (64, 48, 1, ConvGeometry((2, 2), (0, 0), (1, 1), 1)),
+    "1x1 of a small map, strided, to more channels": (16, 64, 1, ConvGeometry((2, 2), (0, 0), (1, 1), 1)),
     "1x1, padded": (8, 6, 1, ConvGeometry((1, 1), (1, 1), (1, 1), 1)),
     "1x1 in groups": (8, 6, 1, ConvGeometry((1, 1), (0, 0), (1, 1), 2)),
     "strided, dilated, in groups": (8, 6, 3, ConvGeometry((2, 1), (1, 2), (1, 2), 2)),
@@ -38,23 +41,37 @@ def inputs(name, dtype=torch.float64, batch=3):
     return tensors, geometry
 
 
-def test_both_ways_are_among_the_geometries():
+@pytest.mark.parametrize(
+    ("way", "names"),
+    [
+        (is_product, ["1x1", "to more channels", "1x1, strided"]),
+        (
+            lambda *case: sees_part(*case) and not is_product(*case),
+            ["1x1 of a small map, strided", "1x1 of a small map, strided, to more channels"],
+        ),
+    ],
+    ids=["product", "what is seen"],
+)
+def test_all_ways_are_among_the_geometries(way, names):
     taken = []
     for name in GEOMETRIES:
         (x, weight, _), geometry = inputs(name)
-        taken += [name] if is_product(x, weight, geometry) else []
-    assert taken == ["1x1", "to more channels", "1x1, strided"]
+        taken += [name] if way(x, weight, geometry) else []
+    assert taken == names
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "channels_last"])
+@pytest.mark.parametrize("rectified", [False, True], ids=["signed", "rectified"])
 @pytest.mark.parametrize("name", GEOMETRIES)
-def test_output_and_gradients_are_those_of_the_plain_formula(name, layout):
+def test_output_and_gradients_are_those_of_the_plain_formula(name, rectified, layout):
     tensors, geometry = inputs(name)
     tensors[0] = tensors[0].detach().contiguous(memory_format=layout).requires_grad_()
-    expected, y = plain(*tensors, geometry), fused(*tensors, geometry)
+    x = F.relu(tensors[0]) if rectified else tensors[0]
+    assert is_rectified(x) == rectified
+    expected, y = plain(x, *tensors[1:], geometry), fused(x, *tensors[1:], geometry)
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     upstream = torch.randn_like(y)
-    wanted = torch.autograd.grad(expected, tensors, upstream)
+    wanted = torch.autograd.grad(expected, tensors, upstream, retain_graph=True)
     for found, want in zip(torch.autograd.grad(y, tensors, upstream), wanted, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-12, atol=1e-12)
 
