@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ndpp_dense.ops.absolute_sum import absolute_sum
+from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 from ndpp_dense.ops.precision import statistics_dtype
 
 FLOOR = 1e-6  # a sample with less than this mean absolute value is taken as empty and left unscaled
@@ -32,8 +33,7 @@ def local_statistics(x: Tensor, kind: str, dims: tuple[int, ...]) -> tuple[Tenso
     if kind == "none":
         return x, None
     if kind == "l1":
-        magnitude = absolute_sum(x, dims) / prod([x.shape[d] for d in dims])
-        scale = magnitude.masked_fill(magnitude < FLOOR, 1.0).reciprocal()
+        scale = _inverse_mean(absolute_sum(x, dims), prod([x.shape[d] for d in dims]))
         # In float16 neither the factor of a dark sample nor the output of a bright one is within range.
         return ((x * scale).to(x.dtype), None) if x.dtype == torch.float16 else (x, scale)
     with torch.autocast(x.device.type, enabled=False):
@@ -41,3 +41,12 @@ def local_statistics(x: Tensor, kind: str, dims: tuple[int, ...]) -> tuple[Tenso
         centred = values - values.mean(dims, keepdim=True)
         variance = centred.square().mean(dims, keepdim=True)  # torch.var warns where there are no samples
         return (centred * torch.rsqrt(variance + STD_EPS)).to(x.dtype), None
+
+
+def _inverse_mean(total: Tensor, count: int) -> Tensor:
+    """``count / total``, and 1 where the mean is below the floor."""
+    at_hand = total.device.type == "cpu" and runs_eagerly(total) and not needs_gradient(total)
+    if at_hand and not any(value < FLOOR * count for value in total.flatten().tolist()):
+        return count / total  # without the small operations that ask for it
+    magnitude = total / count
+    return magnitude.masked_fill(magnitude < FLOOR, 1.0).reciprocal()

@@ -15,7 +15,8 @@ from torch import Tensor
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 from ndpp_dense.ops.precision import statistics_dtype
 
-CHUNK = 1 << 17  # elements whose magnitudes stay in a second-level cache between being written and being summed
+CHUNK = 1 << 18  # elements whose magnitudes stay in a second-level cache between being written and being summed
+WHOLE = 1 << 20  # elements that are likely to be near as a whole, since the layer before has just written them
 
 
 def absolute_sum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
@@ -39,23 +40,43 @@ def is_rectified(x: Tensor) -> bool:
 
 
 def _absolute_sum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Magnitudes are written to the same near memory part by part, so that the far one is read once and no more."""
+    """Part by part, so that what is read twice, or written and read, is near the second time."""
     dtype = statistics_dtype(x)
-    if is_rectified(x):
+    if is_rectified(x) or (x.numel() <= WHOLE and not _has_sign(x)):
         return x.sum(dims, keepdim=True, dtype=dtype)
-    if x.dim() == len(dims) or x.numel() <= 2 * CHUNK:
+    if x.dim() == len(dims) or x.numel() <= CHUNK:
         return x.abs().sum(dims, keepdim=True, dtype=dtype)
     rows, at_once = _sample_rows(x, dims), max(1, CHUNK // prod(x.shape[1:]))
     if rows is None:
         return torch.cat([part.abs().sum(dims, keepdim=True, dtype=dtype) for part in x.split(at_once)])
-    near = x.new_empty(min(CHUNK, rows.numel()))
+    magnitudes = _Magnitudes(rows)
     if rows.shape[1] > CHUNK:
-        sums = [torch.abs(part, out=near[: len(part)]).sum(dtype=dtype) for row in rows for part in row.split(CHUNK)]
+        sums = [magnitudes(part).sum(dtype=dtype) for row in rows for part in row.split(CHUNK)]
         total = torch.stack(sums).view(len(x), -1).sum(1)
     else:
-        parts = [(part, near[: part.numel()].view_as(part)) for part in rows.split(at_once)]
-        total = torch.cat([torch.abs(part, out=place).sum(1, dtype=dtype) for part, place in parts])
+        total = torch.cat([magnitudes(part).sum(1, dtype=dtype) for part in rows.split(at_once)])
     return total.view(-1, *[1] * len(dims))
+
+
+class _Magnitudes:
+    """Magnitudes of the parts of some rows, in the same memory for all of them.
+
+    Parts without a sign are their own magnitudes. To look for signs takes less time than to write magnitudes, but is
+    not done any more after the first part that has one.
+    """
+
+    def __init__(self, rows: Tensor) -> None:
+        self._near = rows.new_empty(min(CHUNK, rows.numel()))
+        self._signed = rows.numel() <= WHOLE  # looked at already
+
+    def __call__(self, part: Tensor) -> Tensor:
+        self._signed = self._signed or _has_sign(part)
+        return torch.abs(part, out=self._near[: part.numel()].view_as(part)) if self._signed else part
+
+
+def _has_sign(x: Tensor) -> bool:
+    """Whether a sign bit is set (or may be): read as whole numbers such values are negative."""
+    return x.dtype != torch.float32 or x.view(torch.int32).amin().item() < 0
 
 
 def _sample_rows(x: Tensor, dims: tuple[int, ...]) -> Tensor | None:

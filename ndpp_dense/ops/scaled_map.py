@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 
+SINGLY = 1 << 15  # elements of a sample that are worth an operation of its own
+
 
 def scaled_map(
     linear: Callable[[Tensor, Tensor | None], Tensor],
@@ -62,5 +64,9 @@ def scale_and_shift(y: Tensor, scale: Tensor | None, bias: Tensor) -> Tensor:
     full = y.dtype in (torch.float32, torch.float64)  # in half precision the product would be rounded once more
     if y.device.type == "cpu" and full and y.stride(-1) == 1 and bias.shape[-1] == 1:
         # addcmul is not vectorised where both factor and bias are constant along the memory
+        if constant and scale.numel() == len(y) and y.numel() >= SINGLY * len(y):
+            for sample, factor in zip(y, scale.flatten().tolist(), strict=True):
+                torch.add(bias, sample, alpha=factor, out=sample)  # in one pass, which a tensor of factors cannot
+            return y
         return (y.mul_(scale) if constant else y * scale).add_(bias)
     return torch.addcmul(bias, y, scale, out=y) if constant else torch.addcmul(bias, y, scale)

@@ -24,9 +24,12 @@ def test_exact_to_rounding(layout, signed, n, dtype):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("chunk", [5, 60, 61, 130, 1000])
 @pytest.mark.parametrize("gaps", [False, True])
-def test_parts_of_any_size_add_up(layout, chunk, gaps, monkeypatch):
+@pytest.mark.parametrize("without_sign", [0, 2, 4])
+def test_parts_of_any_size_add_up(layout, chunk, gaps, without_sign, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(module, "WHOLE", 10)
     x = torch.randn(4, 3, 8, 5).to(memory_format=layout)
+    x[:without_sign] = x[:without_sign].abs()
     x = x[:, :, ::2] if gaps else x[:, :, :4].clone(memory_format=torch.preserve_format)
     torch.testing.assert_close(absolute_sum(x, DIMS), x.abs().sum(DIMS, keepdim=True))
 
@@ -36,6 +39,16 @@ def test_rows(shape, monkeypatch):
     monkeypatch.setattr(module, "CHUNK", 8)
     x = torch.randn(shape)
     torch.testing.assert_close(absolute_sum(x, (-1,)), x.abs().sum(-1, keepdim=True))
+
+
+@pytest.mark.parametrize("whole", [0, 1 << 20])
+@pytest.mark.parametrize("value", [-1.0, -0.0, -torch.inf])
+def test_one_sign_among_many_is_seen(value, whole, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 50)
+    monkeypatch.setattr(module, "WHOLE", whole)
+    x = torch.ones(2, 3, 8, 5)
+    x[1, 2, 7, 4] = value
+    assert torch.equal(absolute_sum(x, DIMS), x.abs().sum(DIMS, keepdim=True))
 
 
 def test_gradient_is_the_sign():

@@ -2,14 +2,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from ndpp_dense.ops import scaled_map as module
 from ndpp_dense.ops.scaled_map import scaled_map
 
 
+@pytest.mark.parametrize("singly", [1, 1 << 15], ids=["sample by sample", "together"])
 @pytest.mark.parametrize("gradient", [True, False], ids=["with gradient", "without"])
 @pytest.mark.parametrize("expands", [True, False], ids=["expands", "shrinks"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["NCHW", "channels_last"])
 @pytest.mark.parametrize("samples", [0, 1, 3])
-def test_a_convolution_is_that_of_the_plain_formula(samples, layout, expands, gradient):
+def test_a_convolution_is_that_of_the_plain_formula(samples, layout, expands, gradient, singly, monkeypatch):
+    monkeypatch.setattr(module, "SINGLY", singly)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(samples, 4, 5, 6, generator=generator).to(memory_format=layout).requires_grad_(gradient)
     weight, bias = torch.randn(7, 4, 3, 3, generator=generator), torch.randn(7, generator=generator)
