@@ -56,6 +56,7 @@ def settings_of(args: argparse.Namespace) -> Any:
         ValueError: A number is out of range, or CUDA is asked for where there is none.
     """
     import torch
+    from bench.allocator import keep_freed_memory
     from bench.case import Settings
 
     chosen = {**(QUICK if args.quick else FULL)}
@@ -68,6 +69,7 @@ def settings_of(args: argparse.Namespace) -> Any:
     if args.graph and device != "cuda":
         raise ValueError("--graph replays CUDA graphs: it needs --device cuda.")
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     names = ("quick", "threads", "amp", "channels_last", "graph", "profile", "images")
     flags = {name: getattr(args, name) for name in names}
     return Settings(device=device, **flags, **chosen)
