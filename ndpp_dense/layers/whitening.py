@@ -125,8 +125,9 @@ class Whitening(nn.Module):
 
     def solve(self, cov_GDD: Tensor) -> Tensor:
         """``(Cov + eps I)^{-1/2}`` by the configured solver."""
-        identity = torch.eye(cov_GDD.shape[-1], dtype=cov_GDD.dtype, device=cov_GDD.device)
-        return SOLVERS[self.config.solver](cov_GDD + self.config.eps * identity, self.config.num_iters)
+        ridged = cov_GDD.clone()
+        ridged.diagonal(dim1=1, dim2=2).add_(self.config.eps)
+        return SOLVERS[self.config.solver](ridged, self.config.num_iters)
 
     def collects(self) -> bool:
         """Whether a forward now only takes moments, for later steps: under ``"stale"``, once there are statistics."""

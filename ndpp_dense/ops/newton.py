@@ -103,9 +103,9 @@ def _iterate(m: Tensor, num_iters: int) -> tuple[Tensor, list[Tensor]]:
 
 def _iterate_in_place(a_GDD: Tensor, num_iters: int) -> Tensor:
     """X by the same products in five buffers: fresh memory for every iterate would cost as much as some products."""
-    m, x, s, p, q = (torch.empty_like(a_GDD) for _ in range(5))
+    x, s, p, q, spare = (torch.empty_like(a_GDD) for _ in range(5))
     sizes = _stage_sizes(num_iters)
-    m.copy_(a_GDD)
+    m = a_GDD  # read only
     for number, size in enumerate(sizes):
         torch.mul(m, -0.5, out=s)
         s.diagonal(dim1=1, dim2=2).add_(1.5)
@@ -113,15 +113,16 @@ def _iterate_in_place(a_GDD: Tensor, num_iters: int) -> Tensor:
             torch.bmm(s, s, out=q)
             torch.add(q, s, alpha=-1.5, out=p)
             s.baddbmm_(q, p, beta=1.5)
+        step = s
         if number == 0:
-            x.copy_(s)
+            x, s = s, x
         else:
-            torch.bmm(x, s, out=q)
+            torch.bmm(x, step, out=q)
             x, q = q, x
         if number < len(sizes) - 1:
-            torch.bmm(s, s, out=p)
+            torch.bmm(step, step, out=p)
             torch.bmm(p, m, out=q)
-            m, q = q, m
+            m, q = q, spare if number == 0 else m
     return x
 
 

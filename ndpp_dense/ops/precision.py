@@ -24,6 +24,9 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Args:
         device: Device on which the block computes.
     """
+    if device.type != "cuda" and not torch.is_autocast_enabled(device.type):
+        yield
+        return
     with torch.autocast(device.type, enabled=False):
         if device.type != "cuda":
             yield

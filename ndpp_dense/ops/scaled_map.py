@@ -22,8 +22,9 @@ def scaled_map(
 ) -> Tensor:
     """``scale * linear(x) + bias``, scaled where least is to be read and written.
 
-    Passes over memory and small operations are what the scale costs a CPU. So the smaller of input and output is
-    scaled, and the bias is left to the linear map, which adds it for nothing, where that is possible: if the input is
+    Passes over memory and small operations are what the scale costs a CPU. Of large samples it is the output that is
+    scaled, if no gradient is recorded: in place, and with the bias in one pass. Of others the smaller of input and
+    output, and the bias is left to the linear map, which adds it for nothing, where that is possible: if the input is
     scaled, or, with one sample, as ``scale * linear(x, bias / scale)``.
 
     Args:
@@ -38,7 +39,7 @@ def scaled_map(
         return linear(x, bias)
     autocast = torch.is_autocast_enabled(x.device.type)
     if x.device.type == "cpu" and x.dtype == scale.dtype and not autocast and runs_eagerly(x):
-        if expands:
+        if expands and (torch.is_grad_enabled() or not _is_large(x, scale)):
             return linear(x * scale, bias)
         if scale.numel() == 1:
             y = linear(x, bias / scale.flatten())
@@ -64,9 +65,14 @@ def scale_and_shift(y: Tensor, scale: Tensor | None, bias: Tensor) -> Tensor:
     full = y.dtype in (torch.float32, torch.float64)  # in half precision the product would be rounded once more
     if y.device.type == "cpu" and full and y.stride(-1) == 1 and bias.shape[-1] == 1:
         # addcmul is not vectorised where both factor and bias are constant along the memory
-        if constant and scale.numel() == len(y) and y.numel() >= SINGLY * len(y):
+        if constant and _is_large(y, scale):
             for sample, factor in zip(y, scale.flatten().tolist(), strict=True):
                 torch.add(bias, sample, alpha=factor, out=sample)  # in one pass, which a tensor of factors cannot
             return y
         return (y.mul_(scale) if constant else y * scale).add_(bias)
     return torch.addcmul(bias, y, scale, out=y) if constant else torch.addcmul(bias, y, scale)
+
+
+def _is_large(x: Tensor, scale: Tensor) -> bool:
+    """Whether each sample is worth an operation of its own, and lies as such operations are fast."""
+    return x.is_contiguous() and scale.numel() == len(x) and x.numel() >= SINGLY * len(x)
