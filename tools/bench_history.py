@@ -86,6 +86,11 @@ WAY = (
         "signs looked for before magnitudes are written; outputs scaled and shifted in one pass",
         "nothing in training, a third of what local scale costs in inference",
     ),
+    Way(
+        "792ca55",
+        "the output of large samples scaled; the matrix read in place in Newton's first step",
+        "half a percent",
+    ),
 )
 
 
