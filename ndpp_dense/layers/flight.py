@@ -2,8 +2,9 @@
 
 What layers have collected in a step leaves in one collective (none in one process) and is under way while backward
 runs. On CUDA the new averages and D are computed meanwhile too, on a stream of their own, for all layers of one matrix
-size at once; on the CPU when they land. They land before the next step's first layer runs, or earlier if somebody asks
-for the statistics: the numbers are the same, whenever it happens, so nothing of it needs to be saved.
+size at once; on the CPU when they land. They land when the first of the layers runs again, or earlier if somebody asks
+for the statistics: the numbers are the same, whenever it happens, so nothing of it needs to be saved. Where there is
+nothing to exchange, in one process on a CPU, each layer's land by themselves, and its new D is near when it is used.
 """
 
 from __future__ import annotations
@@ -118,14 +119,22 @@ def send(states: Iterable[Whitening]) -> None:
     """
 
     def companions(state: Whitening) -> Hashable:
-        return state.running_mean.device, state.running_mean.dtype, state.process_group, state.ranks() > 1
+        alone = id(state) if _lands_alone(state) else None
+        return state.running_mean.device, state.running_mean.dtype, state.process_group, state.ranks() > 1, alone
 
     for together in _grouped(states, companions):
+        for state in together:
+            state.settle()  # a layer that did not run in this step has not asked for those of the step before
         flight = Flight(together)
         for state in together:
             state.flight, state.collected = flight, None
         if flight.captured:
             flight.land()  # a replayed graph does not come back to land it
+
+
+def _lands_alone(state: Whitening) -> bool:
+    """Whether nothing is gained by landing with other layers."""
+    return state.running_mean.device.type == "cpu" and state.ranks() == 1
 
 
 def _statistics(states: Sequence[Whitening], moments: Moments) -> tuple[Averages, Tensor]:

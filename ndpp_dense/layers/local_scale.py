@@ -46,7 +46,7 @@ def local_statistics(x: Tensor, kind: str, dims: tuple[int, ...]) -> tuple[Tenso
 def _inverse_mean(total: Tensor, count: int) -> Tensor:
     """``count / total``, and 1 where the mean is below the floor."""
     at_hand = total.device.type == "cpu" and runs_eagerly(total) and not needs_gradient(total)
-    if at_hand and not any(value < FLOOR * count for value in total.flatten().tolist()):
-        return count / total  # without the small operations that ask for it
+    if at_hand and total.numel() > 0 and total.amin().item() >= FLOOR * count:
+        return count / total  # one small operation for three; NaN is no less than anything
     magnitude = total / count
     return magnitude.masked_fill(magnitude < FLOOR, 1.0).reciprocal()

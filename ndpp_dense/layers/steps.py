@@ -102,7 +102,6 @@ def _begin_step(state: Whitening) -> None:
     state.collecting = state.collects()
     if state.collecting:
         state.collected, state.portions, state.portions_left = None, 1, 0
-        state.settle()
 
 
 @never_compiled

@@ -157,15 +157,14 @@ class Whitening(nn.Module):
     @torch.no_grad()
     def _collect(self, data_matrix: Callable[[int], Tensor]) -> None:
         """Takes the moments of this forward; those of a layer that runs by itself leave at once."""
-        self._settle_alone()
+        self._settle_first()
         with full_precision(self.running_mean.device):
             moments = self._own_moments(data_matrix, self.ranks() * self.portions)
         self._hand_over(moments)
 
     @never_compiled
-    def _settle_alone(self) -> None:
-        if not self.collecting:
-            self.settle()
+    def _settle_first(self) -> None:
+        self.settle()
 
     @never_compiled
     def _hand_over(self, moments: Moments) -> None:

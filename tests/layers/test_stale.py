@@ -52,6 +52,7 @@ def batching(request, monkeypatch):
     if request.param == "together":
         original = flight._batches
         monkeypatch.setattr(flight, "_batches", lambda states, device: original(states, torch.device("cuda")))
+        monkeypatch.setattr(flight, "_lands_alone", lambda state: False)
 
 
 @pytest.mark.parametrize("fields", [{}, {"shared_blocks": True, "block_size": 2}, {"momentum": 0.7, "block_size": 2}])

@@ -25,6 +25,7 @@ def batching(request, monkeypatch):
     if request.param == "together":
         original = flight._batches
         monkeypatch.setattr(flight, "_batches", lambda states, device: original(states, torch.device("cuda")))
+        monkeypatch.setattr(flight, "_lands_alone", lambda state: False)
 
 
 class _Pyramid(nn.Module):
