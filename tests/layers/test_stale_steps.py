@@ -64,6 +64,16 @@ def test_a_layer_that_does_not_run_keeps_its_statistics():
     assert torch.isfinite(model([batch(3)])).all()
 
 
+def test_what_a_layer_saw_before_it_was_left_out_counts(batching):
+    model, twin = _Pyramid("stale"), _Pyramid("stale")
+    for step in range(4):
+        for network in (model, twin):
+            network([batch(step)], head=step != 2)
+        settle_stats(twin)
+    settle_stats(model)
+    assert_equal_buffers(model, twin)
+
+
 def test_layers_that_run_past_the_model_are_steps_of_their_own():
     model, twin = make_net(), make_net()
     for step in range(4):
