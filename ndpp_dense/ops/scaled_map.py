@@ -38,8 +38,9 @@ def scaled_map(
     if scale is None:
         return linear(x, bias)
     autocast = torch.is_autocast_enabled(x.device.type)
-    if x.device.type == "cpu" and x.dtype == scale.dtype and not autocast and runs_eagerly(x):
-        if expands and (torch.is_grad_enabled() or not _is_large(x, scale)):
+    one_pass = _is_large(x, scale) and not torch.is_grad_enabled()
+    if x.device.type == "cpu" and x.dtype == scale.dtype and not autocast and not one_pass and runs_eagerly(x):
+        if expands:
             return linear(x * scale, bias)
         if scale.numel() == 1:
             y = linear(x, bias / scale.flatten())
