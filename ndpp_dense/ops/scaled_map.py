@@ -75,5 +75,5 @@ def scale_and_shift(y: Tensor, scale: Tensor | None, bias: Tensor) -> Tensor:
 
 
 def _is_large(x: Tensor, scale: Tensor) -> bool:
-    """Whether each sample is worth an operation of its own, and lies as such operations are fast."""
-    return x.is_contiguous() and scale.numel() == len(x) and x.numel() >= SINGLY * len(x)
+    """Whether there are several samples, worth an operation each, that lie as such operations are fast."""
+    return x.is_contiguous() and 1 < scale.numel() == len(x) and x.numel() >= SINGLY * len(x)
