@@ -38,8 +38,8 @@ def scaled_map(
     if scale is None:
         return linear(x, bias)
     autocast = torch.is_autocast_enabled(x.device.type)
-    one_pass = _is_large(x, scale) and not torch.is_grad_enabled()
-    if x.device.type == "cpu" and x.dtype == scale.dtype and not autocast and not one_pass and runs_eagerly(x):
+    eagerly = x.device.type == "cpu" and x.dtype == scale.dtype and not autocast and runs_eagerly(x)
+    if eagerly and (torch.is_grad_enabled() or not _is_large(x, scale)):
         if expands:
             return linear(x * scale, bias)
         if scale.numel() == 1:
