@@ -33,7 +33,7 @@ class Way(NamedTuple):
     Attributes:
         commit: After it.
         what: Was done.
-        predicted: Beforehand.
+        predicted: The gain, as it was written down beforehand; empty if it was not.
     """
 
     commit: str
@@ -56,13 +56,13 @@ WAY = (
     ),
     Way("4522d22", "sampled windows copied once, shifted and in the layout of the product", "half of the moments"),
     Way("c402b23", "Newton steps two at a time, 10 products for 12, in buffers", "a sixth of the solver"),
-    Way("8ebff4a", "the smaller side of a layer scaled in the backward pass", "a pass over each larger side"),
+    Way("8ebff4a", "the smaller side of a layer scaled in the backward pass", ""),
     Way(
         "303b71d",
         "blocks of 32 channels (8 in larger kernels), three iterations",
         "half of moments and of `D w`, three quarters of the solver",
     ),
-    Way("57521f4", "all magnitudes written to one buffer", "what fresh memory costs: half of the local scale"),
+    Way("57521f4", "all magnitudes written to one buffer", ""),
     Way(
         "780d321",
         "1x1 convolutions of large maps as products of matrices, sample by sample: `alpha A B + beta C` takes scale, "
@@ -73,23 +73,23 @@ WAY = (
     Way(
         "84a665a",
         "averages moved and D solved a few blocks at a time, while they are near",
-        "a third of what averages and solver cost",
+        "",
     ),
     Way(
         "9ffe122",
         "outputs of ReLU are their own magnitudes, with derivative 1; strided 1x1 convolutions as those of the "
         "positions they see",
-        "a pass over each input, forward and backward",
+        "",
     ),
     Way(
         "17fa58e",
         "signs looked for before magnitudes are written; outputs scaled and shifted in one pass",
-        "nothing in training, a third of what local scale costs in inference",
+        "",
     ),
     Way(
         "792ca55",
         "the output of large samples scaled; the matrix read in place in Newton's first step",
-        "half a percent",
+        "",
     ),
 )
 
@@ -128,6 +128,7 @@ def run(threads: int) -> None:
     Raises:
         RuntimeError: A commit cannot be checked out or measured.
     """
+    from bench.report import write_json
     from tqdm import tqdm
 
     found = []
@@ -143,7 +144,7 @@ def run(threads: int) -> None:
             found.append({"commit": way.commit, "peers": json.loads(said.splitlines()[-1])})
             tqdm.write(f"{way.commit}: {found[-1]['peers']['ND++ fast']['ratio']:.3f}  {way.what}")
     record = {"machine": {**provenance(threads), "load": os.getloadavg()[0]}, "steps": found}
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_json(record, RECORD)
 
 
 def _call(words: list[str], environment: dict[str, str] | None = None) -> str:
