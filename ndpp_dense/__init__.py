@@ -8,37 +8,43 @@ from ndpp_dense.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from ndpp_dense.backbones import backbone_card, create_backbone, list_backbones
-    from ndpp_dense.calibrate import calibrate_ndpp
-    from ndpp_dense.convert import ConversionReport, convert_to_ndpp
-    from ndpp_dense.fold import fold_ndpp
+    from ndpp_dense.calibration.calibrate import calibrate_ndpp
+    from ndpp_dense.conversion.convert import ConversionReport, convert_to_ndpp
+    from ndpp_dense.conversion.fold import fold_ndpp
     from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, nd_layers
-    from ndpp_dense.layers.steps import portion_of_step, settle_stats
-    from ndpp_dense.statistics import freeze_stats, hold_stats, portions_of_step, synchronize_stats, update_stats
+    from ndpp_dense.layers.model_statistics import (
+        freeze_stats,
+        hold_stats,
+        synchronize_stats,
+        update_stats,
+    )
+    from ndpp_dense.layers.statistics.steps import portion_of_step, settle_stats
+    from ndpp_dense.training.micro_batches import portions_of_step
     from ndpp_dense.zoo import load_checkpoint
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ConversionReport": "ndpp_dense.convert",
+    "ConversionReport": "ndpp_dense.conversion.convert",
     "NDConv2d": "ndpp_dense.layers",
     "NDConvTranspose2d": "ndpp_dense.layers",
     "NDLinear": "ndpp_dense.layers",
     "WhiteningConfig": "ndpp_dense.layers",
     "backbone_card": "ndpp_dense.backbones",
-    "calibrate_ndpp": "ndpp_dense.calibrate",
-    "convert_to_ndpp": "ndpp_dense.convert",
+    "calibrate_ndpp": "ndpp_dense.calibration.calibrate",
+    "convert_to_ndpp": "ndpp_dense.conversion.convert",
     "create_backbone": "ndpp_dense.backbones",
-    "fold_ndpp": "ndpp_dense.fold",
-    "freeze_stats": "ndpp_dense.statistics",
-    "hold_stats": "ndpp_dense.statistics",
+    "fold_ndpp": "ndpp_dense.conversion.fold",
+    "freeze_stats": "ndpp_dense.layers.model_statistics",
+    "hold_stats": "ndpp_dense.layers.model_statistics",
     "list_backbones": "ndpp_dense.backbones",
     "load_checkpoint": "ndpp_dense.zoo",
     "nd_layers": "ndpp_dense.layers",
-    "portion_of_step": "ndpp_dense.layers.steps",
-    "portions_of_step": "ndpp_dense.statistics",
-    "settle_stats": "ndpp_dense.layers.steps",
-    "synchronize_stats": "ndpp_dense.statistics",
-    "update_stats": "ndpp_dense.statistics",
+    "portion_of_step": "ndpp_dense.layers.statistics.steps",
+    "portions_of_step": "ndpp_dense.training.micro_batches",
+    "settle_stats": "ndpp_dense.layers.statistics.steps",
+    "synchronize_stats": "ndpp_dense.layers.model_statistics",
+    "update_stats": "ndpp_dense.layers.model_statistics",
 }
 
 __all__ = [

@@ -34,6 +34,6 @@ def test_an_unknown_name_lists_the_public_ones():
 
 def test_nothing_is_imported_before_it_is_asked_for():
     code = "import sys, ndpp_dense; before = 'ndpp_dense.layers' in sys.modules; ndpp_dense.NDLinear; print(before, "
-    code += "'ndpp_dense.layers' in sys.modules, 'ndpp_dense.convert' in sys.modules)"
+    code += "'ndpp_dense.layers' in sys.modules, 'ndpp_dense.conversion.convert' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "True", "False"]

@@ -48,15 +48,16 @@ def parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Read, match, calibrate if asked, and write."""
-    from ndpp_dense.backbones.weight_match import whitened_layers
-    from ndpp_dense.integrations.weight_conversion import read_backbone, read_file, write_backbone
-    from ndpp_dense.integrations.weight_formats import cautions, check_output, detect_format, usage
+    from ndpp_dense.weights.conversion import read_backbone, write_backbone
+    from ndpp_dense.weights.files import read_weights
+    from ndpp_dense.weights.formats import cautions, check_output, detect_format, usage
+    from ndpp_dense.weights.match import whitened_layers
 
     check_output(args.output, args.target, args.input)
     from ndpp_dense.zoo import SCHEME
     from ndpp_dense.zoo.views import torch_view
 
-    file = read_file(torch_view(args.input) if args.input.startswith(SCHEME) else args.input)
+    file = read_weights(torch_view(args.input) if args.input.startswith(SCHEME) else args.input)
     source, reason = (args.source, "--from") if args.source else detect_format(file)
     _say(f"from {source}: {reason}")
     backbone = read_backbone(file, source, args.model, args.allow)
@@ -71,8 +72,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _calibrated(args: argparse.Namespace, backbone):
-    from ndpp_dense.backbones.calibration import calibrated, image_batches
     from ndpp_dense.layers.config import preset
+    from ndpp_dense.weights.from_batch_norm import calibrated, image_batches
 
     config = preset(args.preset, args.task)
     if args.local_scale:

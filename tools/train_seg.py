@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     from mmengine.runner import Runner
 
     import ndpp_dense.integrations.mmseg  # noqa: F401  (registers the types that configs name)
-    from ndpp_dense.integrations.mmseg.processes import auto_scale, prepare_processes, ranks_of
+    from ndpp_dense.integrations.mmengine.processes import auto_scale, prepare_processes, ranks_of
     from ndpp_dense.integrations.mmseg.run_config import build_config, choose_resumed, evaluated_checkpoint
     from ndpp_dense.zoo import as_address
 

@@ -10,7 +10,7 @@ from importlib import import_module
 from torch import nn
 
 from ndpp_dense.backbones.cards import CARDS, BackboneCard
-from ndpp_dense.convert import convert_to_ndpp
+from ndpp_dense.conversion.convert import convert_to_ndpp
 from ndpp_dense.layers.config import WhiteningConfig
 
 

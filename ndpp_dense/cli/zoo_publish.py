@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ndpp_dense.cli.frameworks import framework_of
 from ndpp_dense.cli.output import say
 from ndpp_dense.config_files import find_config
-from ndpp_dense.fold import fold_ndpp
+from ndpp_dense.conversion.fold import fold_ndpp
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_index, load_into
 from ndpp_dense.zoo.index import checkpoints_folder, index_path, read_content, write_index
@@ -118,9 +118,9 @@ def _refresh() -> int:
 
 def _weights(checkpoint: Path) -> dict[str, Tensor]:
     """Weights alone, averaged ones first: no optimizer, no random states."""
-    from ndpp_dense.integrations.weight_conversion import read_file
+    from ndpp_dense.weights.files import read_weights
 
-    return dict(read_file(checkpoint).entries)
+    return dict(read_weights(checkpoint).entries)
 
 
 def _params(network: nn.Module) -> float:

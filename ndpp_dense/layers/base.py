@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.folded_cache import FoldedCache, may_cache
-from ndpp_dense.layers.whitening import Whitening
+from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.whitened_weight import whitened_weight
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from math import inf
 from typing import Any
 
-from ndpp_dense.layers.schedule import period_of
+from ndpp_dense.layers.statistics.schedule import period_of
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
 
 SAMPLING_STRIDES = {"imagenet": 3, "coco": 5, "cityscapes": 5}
@@ -55,7 +55,8 @@ class WhiteningConfig:
             of the steps before: one collective a step for all layers of a converted model, in the
             background while the step goes on, and D solved for many layers at once (on CUDA also in the background).
             The portions of an accumulated step count together, see :func:`ndpp_dense.portion_of_step`.
-            Until its first usable rows a layer works as under ``"fresh"``. See :mod:`ndpp_dense.layers.flight`.
+            Until its first usable rows a layer works as under ``"fresh"``. See
+            :mod:`ndpp_dense.layers.statistics.exchange`.
     """
 
     block_size: int = 32

@@ -11,8 +11,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]
 
+from ndpp_dense.conversion.options import read_options
 from ndpp_dense.distributed.compression import check_compression
-from ndpp_dense.options import read_options
 
 __all__ = ["AMP_DTYPES", "TASK", "PretrainConfig", "field_types"]
 
@@ -38,7 +38,8 @@ class PretrainConfig:
     Attributes:
         name: A name of ``list_backbones()``, or of timm's models.
         num_classes: Checked against the data; None takes what the data has.
-        ndpp: How to whiten, see :func:`ndpp_dense.options.read_options`; None trains the network as it is published.
+        ndpp: How to whiten, see :func:`ndpp_dense.conversion.options.read_options`; None trains the network as it is
+            published.
             Unless it names a momentum, that follows the batch size (``WhiteningConfig.for_batch``).
         sync_bn: Batch normalisation over all GPUs.
         weights: Checkpoint to start from (``.pth`` or ``.safetensors``); empty for random weights.

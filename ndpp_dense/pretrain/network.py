@@ -15,11 +15,11 @@ from timm.models import load_state_dict
 from torch import nn
 
 from ndpp_dense.backbones import create_backbone, list_backbones
-from ndpp_dense.convert import convert_to_ndpp
+from ndpp_dense.conversion.convert import convert_to_ndpp
+from ndpp_dense.conversion.options import read_options
+from ndpp_dense.layers.model_statistics import freeze_where_weights_are
 from ndpp_dense.ops.collectives import world_size
-from ndpp_dense.options import read_options
 from ndpp_dense.pretrain.config import TASK, PretrainConfig
-from ndpp_dense.statistics import freeze_where_weights_are
 from ndpp_dense.zoo import SCHEME, load_checkpoint
 
 __all__ = ["READ_ERRORS", "build_network", "load_weights", "to_device"]

@@ -11,14 +11,14 @@ from timm.utils.metrics import AverageMeter
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from ndpp_dense.evaluation_stats import EvaluationStats
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.optimization import build_optimizer, build_schedule
 from ndpp_dense.pretrain.processes import gather, rank, world_size
 from ndpp_dense.pretrain.record import Record
 from ndpp_dense.pretrain.step import OptimizerStep, run_network
 from ndpp_dense.pretrain.stream import Batch
-from ndpp_dense.rng import get_rng_state, set_rng_state
+from ndpp_dense.training.evaluation_stats import EvaluationStats
+from ndpp_dense.training.rng import get_rng_state, set_rng_state
 
 __all__ = ["TrainingState"]
 

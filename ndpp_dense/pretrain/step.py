@@ -15,13 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 from ndpp_dense.distributed.compression import compress_gradients
 from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
-from ndpp_dense.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.pretrain.batch_augment import BatchAugment, loss_function
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.processes import gather, sum_numbers, world_size
 from ndpp_dense.pretrain.stream import Batch
-from ndpp_dense.rng import get_rng_state, set_rng_state
-from ndpp_dense.statistics import portions_of_step
+from ndpp_dense.training.micro_batches import portions_of_step
+from ndpp_dense.training.nonfinite import divergence_message, first_nonfinite_layer
+from ndpp_dense.training.rng import get_rng_state, set_rng_state
 
 __all__ = ["OptimizerStep", "run_network"]
 

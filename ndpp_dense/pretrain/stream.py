@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.images import ImageSet
-from ndpp_dense.rng import isolated_rng
+from ndpp_dense.training.rng import isolated_rng
 
 __all__ = ["Batch", "TrainStream", "ValidationShard", "train_batches", "validation_batches"]
 

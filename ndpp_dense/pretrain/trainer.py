@@ -12,7 +12,6 @@ import torch
 from timm.utils.random import random_seed
 
 from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
-from ndpp_dense.nonfinite import nonfinite_parameters
 from ndpp_dense.pretrain import checkpoint
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.evaluation import evaluate
@@ -22,6 +21,7 @@ from ndpp_dense.pretrain.processes import from_main, is_main, rank, world_size
 from ndpp_dense.pretrain.progress import Progress
 from ndpp_dense.pretrain.state import TrainingState
 from ndpp_dense.pretrain.stream import Batch, TrainStream, ValidationShard, train_batches, validation_batches
+from ndpp_dense.training.nonfinite import nonfinite_parameters
 
 __all__ = ["Pretrainer"]
 

@@ -88,7 +88,7 @@ def _add(solved: list[dict[str, Any]], how: dict[str, Any], prefix: str) -> None
 
 
 def _solve(cov_GDD: Tensor, how: Mapping[str, Any]) -> Tensor:
-    """D of a covariance, as :meth:`ndpp_dense.layers.whitening.Whitening.solve` has it."""
+    """D of a covariance, as :meth:`ndpp_dense.layers.statistics.whitening.Whitening.solve` has it."""
     with full_precision(cov_GDD.device):
         identity = torch.eye(cov_GDD.shape[-1])
         return SOLVERS[how["solver"]](cov_GDD + how["eps"] * identity, how["num_iters"])

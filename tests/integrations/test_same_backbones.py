@@ -67,8 +67,8 @@ def backbone_only(state):
 @pytest.mark.parametrize("ndpp", [False, True], ids=["bn", "ndpp"])
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())
 def test_features_agree(pattern, ndpp):
-    from ndpp_dense.integrations.detectron2.keys import to_detectron2
-    from ndpp_dense.integrations.mmseg.keys import to_mmseg
+    from ndpp_dense.weights.detectron2_names import to_detectron2
+    from ndpp_dense.weights.mmseg_names import to_mmseg
 
     nets = [in_timm(pattern), in_detectron2(pattern), in_mmseg(pattern)]
     if ndpp:
@@ -89,7 +89,7 @@ def test_features_agree(pattern, ndpp):
 
 def test_features_agree_at_output_stride_8():
     from ndpp_dense.backbones.resnet import build
-    from ndpp_dense.integrations.mmseg.keys import to_mmseg
+    from ndpp_dense.weights.mmseg_names import to_mmseg
 
     ours = trained_a_little(build(0, DEPTHS, "hybrid", output_stride=8, channels=[WIDTH << s for s in range(4)]))
     dilated = {"strides": (1, 2, 1, 1), "dilations": (1, 1, 2, 4), "contract_dilation": True}
@@ -105,7 +105,7 @@ def test_features_agree_at_output_stride_8():
 @pytest.mark.parametrize("ndpp", [False, True], ids=["bn", "ndpp"])
 @pytest.mark.parametrize("pattern", ["BBBB", "hybrid"])
 def test_features_agree_behind_a_deep_stem(pattern, ndpp):
-    from ndpp_dense.integrations.mmseg.keys import from_mmseg, to_mmseg
+    from ndpp_dense.weights.mmseg_names import from_mmseg, to_mmseg
 
     ours, others = in_timm(pattern, stem=16), in_mmseg(pattern, "PoolingResNetV1c", stem_channels=16)
     if ndpp:
@@ -122,8 +122,8 @@ def test_features_agree_behind_a_deep_stem(pattern, ndpp):
 
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=PATTERNS.keys())
 def test_names_go_there_and_back(pattern):
-    from ndpp_dense.integrations.detectron2.keys import from_detectron2, to_detectron2
-    from ndpp_dense.integrations.mmseg.keys import from_mmseg, to_mmseg
+    from ndpp_dense.weights.detectron2_names import from_detectron2, to_detectron2
+    from ndpp_dense.weights.mmseg_names import from_mmseg, to_mmseg
 
     with torch.device("meta"):
         state = in_timm(pattern).state_dict()
@@ -136,8 +136,8 @@ def test_plain_resnets_of_the_frameworks_take_the_same_weights():
     from detectron2.modeling.backbone import resnet
     from mmseg.models.backbones import ResNet
 
-    from ndpp_dense.integrations.detectron2.keys import to_detectron2
-    from ndpp_dense.integrations.mmseg.keys import to_mmseg
+    from ndpp_dense.weights.detectron2_names import to_detectron2
+    from ndpp_dense.weights.mmseg_names import to_mmseg
 
     with torch.device("meta"):
         state = backbone_only(in_timm("BBBB").state_dict())
@@ -149,7 +149,7 @@ def test_plain_resnets_of_the_frameworks_take_the_same_weights():
 
 
 def test_weights_without_a_place_are_named():
-    from ndpp_dense.integrations.detectron2.keys import from_detectron2, to_detectron2
+    from ndpp_dense.weights.detectron2_names import from_detectron2, to_detectron2
 
     for name in ("layer1.0.se.fc1.weight", "conv1.0.weight", "module.conv1.weight", "layer5.0.conv1.weight"):
         with pytest.raises(ValueError, match=rf"Detectron2's ResNet has no place for 1 of 2 weights: {name}"):

@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp
-from ndpp_dense.evaluation_stats import EvaluationStats
-from ndpp_dense.layers.steps import settle_stats
+from ndpp_dense.layers.statistics.steps import settle_stats
+from ndpp_dense.training.evaluation_stats import EvaluationStats
 
 
 def make_net(schedule="stale", **fields):

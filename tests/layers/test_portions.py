@@ -8,7 +8,7 @@ import torch
 from stale_nets import assert_equal_buffers, batch, descend, lend, make_net
 
 from ndpp_dense import freeze_stats, nd_layers, portion_of_step, portions_of_step, update_stats
-from ndpp_dense.layers.steps import settle_stats
+from ndpp_dense.layers.statistics.steps import settle_stats
 
 STEPS = 5
 CUTS = {"two": [4, 4], "four": [2, 2, 2, 2], "uneven": [1, 5, 2], "one without samples": [0, 8]}

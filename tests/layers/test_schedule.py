@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ndpp_dense import NDConv2d, NDLinear, WhiteningConfig, convert_to_ndpp, freeze_stats, hold_stats, update_stats
 from ndpp_dense.layers import nd_layers
-from ndpp_dense.layers.schedule import Turns, period_of
-from ndpp_dense.layers.whitening import Whitening
+from ndpp_dense.layers.statistics.schedule import Turns, period_of
+from ndpp_dense.layers.statistics.whitening import Whitening
 
 EVERY = WhiteningConfig(schedule="every=3")
 STEPS = 8
@@ -265,7 +265,7 @@ def test_compiled_turns_are_plain_turns_in_few_graphs(monkeypatch):
 
     From the second step on: the first reads the buffers.
     """
-    monkeypatch.setattr("ndpp_dense.layers.whitening.in_backward", lambda: False)
+    monkeypatch.setattr("ndpp_dense.layers.statistics.whitening.in_backward", lambda: False)
     torch._dynamo.reset()
     plain = nn.Sequential(*[_Whitened(EVERY) for _ in range(5)])
     plain(torch.randn(30, 4))

@@ -18,8 +18,8 @@ from ndpp_dense import (
     nd_layers,
     synchronize_stats,
 )
-from ndpp_dense.layers import flight
-from ndpp_dense.layers.steps import settle_stats
+from ndpp_dense.layers.statistics import exchange
+from ndpp_dense.layers.statistics.steps import settle_stats
 
 STALE = WhiteningConfig(schedule="stale")
 STEPS = 6
@@ -50,9 +50,9 @@ class Delayed:
 def batching(request, monkeypatch):
     """How the CPU computes what has arrived, and how CUDA does."""
     if request.param == "together":
-        original = flight._batches
-        monkeypatch.setattr(flight, "_batches", lambda states, device: original(states, torch.device("cuda")))
-        monkeypatch.setattr(flight, "_lands_alone", lambda state: False)
+        original = exchange._batches
+        monkeypatch.setattr(exchange, "_batches", lambda states, device: original(states, torch.device("cuda")))
+        monkeypatch.setattr(exchange, "_lands_alone", lambda state: False)
 
 
 @pytest.mark.parametrize("fields", [{}, {"shared_blocks": True, "block_size": 2}, {"momentum": 0.7, "block_size": 2}])

@@ -13,8 +13,8 @@ from ndpp_dense import (
     fold_ndpp,
     update_stats,
 )
-from ndpp_dense.layers import flight
-from ndpp_dense.layers.steps import settle_stats, unwatch_steps, watch_steps
+from ndpp_dense.layers.statistics import exchange
+from ndpp_dense.layers.statistics.steps import settle_stats, unwatch_steps, watch_steps
 
 STALE = WhiteningConfig(schedule="stale")
 
@@ -23,9 +23,9 @@ STALE = WhiteningConfig(schedule="stale")
 def batching(request, monkeypatch):
     """How the CPU computes what has arrived, and how CUDA does."""
     if request.param == "together":
-        original = flight._batches
-        monkeypatch.setattr(flight, "_batches", lambda states, device: original(states, torch.device("cuda")))
-        monkeypatch.setattr(flight, "_lands_alone", lambda state: False)
+        original = exchange._batches
+        monkeypatch.setattr(exchange, "_batches", lambda states, device: original(states, torch.device("cuda")))
+        monkeypatch.setattr(exchange, "_lands_alone", lambda state: False)
 
 
 class _Pyramid(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ndpp_dense import NDLinear, WhiteningConfig, hold_stats
-from ndpp_dense.layers.whitening import Whitening
+from ndpp_dense.layers.statistics.whitening import Whitening
 
 MOMENTUM = 0.25
 EPS = 0.05

@@ -8,8 +8,8 @@ import yaml
 
 from ndpp_dense.backbones import list_backbones
 from ndpp_dense.config_files import config_folders
+from ndpp_dense.conversion.options import read_options
 from ndpp_dense.layers import WhiteningConfig
-from ndpp_dense.options import read_options
 from ndpp_dense.pretrain.config_loading import load_config
 from ndpp_dense.pretrain.optimization import build_optimizer, build_schedule
 

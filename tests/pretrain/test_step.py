@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from ndpp_dense import nd_layers
+from ndpp_dense.layers.model_statistics import freeze_stats
 from ndpp_dense.pretrain.images import open_images
 from ndpp_dense.pretrain.network import build_network
 from ndpp_dense.pretrain.optimization import build_optimizer
 from ndpp_dense.pretrain.step import OptimizerStep
 from ndpp_dense.pretrain.stream import TrainStream, train_batches
-from ndpp_dense.statistics import freeze_stats
 
 CPU = torch.device("cpu")
 

@@ -130,7 +130,7 @@ def test_facts_and_wrappers(tmp_path, capsys):
 
 @detectron2
 def test_a_detector_of_the_model_zoo(tmp_path, capsys):
-    from ndpp_dense.integrations.detectron2.keys import to_detectron2
+    from ndpp_dense.weights.detectron2_names import to_detectron2
 
     entries = {n: v for n, v in headless(weights("small50")).items() if not n.endswith("num_batches_tracked")}
     arrays = {f"backbone.bottom_up.{name}": value.numpy() for name, value in to_detectron2(entries).items()}
@@ -153,7 +153,7 @@ def test_a_detector_of_the_model_zoo(tmp_path, capsys):
 def test_a_segmentor(tmp_path):
     from mmengine.logging import HistoryBuffer
 
-    from ndpp_dense.integrations.mmseg.keys import to_mmseg
+    from ndpp_dense.weights.mmseg_names import to_mmseg
 
     entries = weights("small18c")
     names = {f"backbone.{name}": value for name, value in to_mmseg(headless(entries)).items()}

@@ -8,10 +8,10 @@ pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 import convert_weights  # noqa: E402
 
 from ndpp_dense import WhiteningConfig, create_backbone  # noqa: E402
-from ndpp_dense.backbones.calibration import image_batches  # noqa: E402
 from ndpp_dense.backbones.cards import CARDS, R18, BackboneCard  # noqa: E402
 from ndpp_dense.pretrain.config import PretrainConfig  # noqa: E402
 from ndpp_dense.pretrain.network import build_network  # noqa: E402
+from ndpp_dense.weights.from_batch_norm import image_batches  # noqa: E402
 
 OPTIONS = {"depths": R18, "pattern": None, "channels": [4, 8, 8, 8], "stem_type": "deep", "stem_width": 4}
 

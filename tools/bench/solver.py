@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.case import Case, Settings, Step
 from ndpp_dense import WhiteningConfig, create_backbone
 from ndpp_dense.datasets.streets_scene import draw_street
-from ndpp_dense.layers.whitening import Whitening
+from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.ops.inverse_sqrt import SOLVERS, newton
 
 EPS = 1e-2

@@ -7,10 +7,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import FPN, build_resnet_fpn_backbone
 
-from ndpp_dense.convert import convert_to_ndpp
+from ndpp_dense.conversion.convert import convert_to_ndpp
 from ndpp_dense.integrations.detectron2.config import whitening_config
 from ndpp_dense.integrations.detectron2.initialization import start_residual_branches_at_zero
-from ndpp_dense.statistics import freeze_where_weights_are
+from ndpp_dense.layers.model_statistics import freeze_where_weights_are
 
 
 @BACKBONE_REGISTRY.register()

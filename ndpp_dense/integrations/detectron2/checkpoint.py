@@ -18,8 +18,8 @@ from detectron2.utils import comm
 from torch import nn
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.nonfinite import nonfinite_parameters
-from ndpp_dense.rng import get_rng_state, set_rng_state
+from ndpp_dense.training.nonfinite import nonfinite_parameters
+from ndpp_dense.training.rng import get_rng_state, set_rng_state
 
 __all__ = ["CheckpointReadError", "NDCheckpointer"]
 

@@ -17,7 +17,7 @@ from ndpp_dense.integrations.detectron2.curves import save_curves
 from ndpp_dense.integrations.detectron2.pictures import save_predictions
 from ndpp_dense.integrations.detectron2.results import format_results
 from ndpp_dense.reports.results_file import write_results
-from ndpp_dense.rng import isolated_rng
+from ndpp_dense.training.rng import isolated_rng
 
 __all__ = ["evaluate", "main_metric", "write_report"]
 

@@ -17,8 +17,8 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
-from ndpp_dense.evaluation_stats import EvaluationStats
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.training.evaluation_stats import EvaluationStats
 
 __all__ = ["BestHook", "FinishedEvalHook", "ProgressBar", "StatsHook", "StopHook"]
 

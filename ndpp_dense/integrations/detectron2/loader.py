@@ -15,7 +15,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from ndpp_dense.rng import isolated_rng
+from ndpp_dense.training.rng import isolated_rng
 
 __all__ = ["PositionedBatchSampler", "SeededDataset", "TrainData"]
 

@@ -11,11 +11,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from ndpp_dense.convert import convert_to_ndpp
+from ndpp_dense.conversion.convert import convert_to_ndpp
 from ndpp_dense.integrations.detectron2.config import whitening_config, whitening_rules
 from ndpp_dense.integrations.detectron2.initialization import start_residual_branches_at_zero
 from ndpp_dense.layers import WhiteningConfig
-from ndpp_dense.statistics import freeze_where_weights_are
+from ndpp_dense.layers.model_statistics import freeze_where_weights_are
 
 logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)

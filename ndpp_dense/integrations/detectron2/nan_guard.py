@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ndpp_dense import nonfinite
-from ndpp_dense.nonfinite import NonFiniteLayer
+from ndpp_dense.training import nonfinite
+from ndpp_dense.training.nonfinite import NonFiniteLayer
 
 __all__ = ["divergence_message"]
 
@@ -14,5 +14,5 @@ _ADVICE = (
 
 
 def divergence_message(iteration: int, cause: str, layer: NonFiniteLayer | None, good_checkpoint: str | None) -> str:
-    """:func:`ndpp_dense.nonfinite.divergence_message` with what to try in Detectron2's words."""
+    """:func:`ndpp_dense.training.nonfinite.divergence_message` with what to try in Detectron2's words."""
     return nonfinite.divergence_message(iteration, cause, layer, good_checkpoint, _ADVICE)

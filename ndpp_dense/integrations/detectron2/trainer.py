@@ -35,8 +35,8 @@ from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.nan_guard import divergence_message
 from ndpp_dense.integrations.detectron2.region_mean import RegionMean
 from ndpp_dense.integrations.detectron2.solver_config import AMP_DTYPES
-from ndpp_dense.nonfinite import first_nonfinite_layer
-from ndpp_dense.rng import get_rng_state, set_rng_state
+from ndpp_dense.training.nonfinite import first_nonfinite_layer
+from ndpp_dense.training.rng import get_rng_state, set_rng_state
 
 __all__ = ["NDTrainer"]
 

@@ -8,9 +8,9 @@ from typing import Any
 from mmengine.registry import MODELS
 from mmseg.models.backbones import ResNetV1c
 
-from ndpp_dense.integrations.mmseg.config import read_options
-from ndpp_dense.integrations.mmseg.initialization import convert_with_initialization
-from ndpp_dense.statistics import freeze_where_weights_are
+from ndpp_dense.integrations.mmengine.config import read_options
+from ndpp_dense.integrations.mmengine.initialization import convert_with_initialization
+from ndpp_dense.layers.model_statistics import freeze_where_weights_are
 
 
 @MODELS.register_module()
@@ -18,7 +18,7 @@ class NDResNetV1c(ResNetV1c):
     """MMSegmentation's ResNetV1c with all its convolutions converted.
 
     Args:
-        ndpp: See :func:`ndpp_dense.integrations.mmseg.config.read_options`; rules name layers as this backbone does.
+        ndpp: See :func:`ndpp_dense.integrations.mmengine.config.read_options`; rules name layers as this backbone does.
         **kwargs: As for ResNetV1c. ``norm_cfg`` may stay as it is: the norms go.
     """
 

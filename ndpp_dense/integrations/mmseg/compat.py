@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from ndpp_dense.weights.files import numpy_globals
+
 # Distributions that install the same import name, the first of each being the one that this package asks for.
 OWNERS = {
     "mmengine": ("mmengine", "mmengine-lite", "onedl-mmengine"),
@@ -68,16 +70,11 @@ def allow_checkpoint_classes() -> None:
 
     Only these classes: loading stays safe against code in a file.
     """
-    import numpy as np
     from mmengine.logging import HistoryBuffer
 
-    scalars = [np.float64(0).dtype, np.float32(0).dtype, np.int64(0).dtype, np.bool_(0).dtype]
-    # Where NumPy keeps them has changed its name with NumPy 2: pickling an example tells.
-    rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    numpy_classes = [np.ndarray, np.dtype, rebuild_array, rebuild_scalar]
     # A buffer holds methods of its class, which pickle writes as calls of getattr: allow it for these alone.
     torch.serialization.add_safe_globals([(_history_method, "builtins.getattr"), HistoryBuffer])
-    torch.serialization.add_safe_globals([*numpy_classes, *map(type, scalars)])
+    torch.serialization.add_safe_globals(numpy_globals())
 
 
 def _history_method(cls: type, name: str) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ndpp_dense.fold import fold_ndpp
+from ndpp_dense.conversion.fold import fold_ndpp
 
 __all__ = ["SegmentationLogits", "export_onnx", "onnx_difference"]
 INPUT, OUTPUT = "images", "logits"

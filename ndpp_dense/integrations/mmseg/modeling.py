@@ -12,12 +12,12 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from ndpp_dense.convert_report import ConversionReport
-from ndpp_dense.integrations.mmseg import pretrained  # noqa: F401  (what init_cfg names as "Pretrained")
-from ndpp_dense.integrations.mmseg.config import read_options
-from ndpp_dense.integrations.mmseg.initialization import convert_with_initialization
+from ndpp_dense.conversion.report import ConversionReport
+from ndpp_dense.integrations.mmengine import pretrained  # noqa: F401  (what init_cfg names as "Pretrained")
+from ndpp_dense.integrations.mmengine.config import read_options
+from ndpp_dense.integrations.mmengine.initialization import convert_with_initialization
 from ndpp_dense.layers import WhiteningConfig
-from ndpp_dense.statistics import freeze_where_weights_are
+from ndpp_dense.layers.model_statistics import freeze_where_weights_are
 
 Model = TypeVar("Model", bound=nn.Module)
 BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verified
@@ -28,7 +28,7 @@ def build_ndpp_model(ndpp: Mapping[str, Any] | None = None, **model: Any) -> nn.
     """Builds a segmentor and converts it: ``model = dict(type="NDPPModel", ndpp=dict(preset="fast"), backbone=...)``.
 
     Args:
-        ndpp: See :func:`ndpp_dense.integrations.mmseg.config.read_options`; ``architecture`` is what to build.
+        ndpp: See :func:`ndpp_dense.integrations.mmengine.config.read_options`; ``architecture`` is what to build.
         **model: What the architecture takes.
 
     Returns:

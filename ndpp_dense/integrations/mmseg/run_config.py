@@ -14,9 +14,9 @@ from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
 from ndpp_dense.config_files import find_config
-from ndpp_dense.integrations.mmseg.checkpoint import newest_readable
-from ndpp_dense.integrations.mmseg.config import read_options
-from ndpp_dense.integrations.mmseg.processes import ranks_of
+from ndpp_dense.integrations.mmengine.checkpoint import newest_readable
+from ndpp_dense.integrations.mmengine.config import read_options
+from ndpp_dense.integrations.mmengine.processes import ranks_of
 
 __all__ = ["build_config", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ndpp_dense.fold import fold_ndpp
+from ndpp_dense.conversion.fold import fold_ndpp
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.robustness.shift.classification import ClassificationTask
 from ndpp_dense.robustness.shift.task import Subject

@@ -11,7 +11,7 @@ from detectron2.data.samplers import TrainingSampler
 
 from ndpp_dense.integrations.detectron2.loader import PositionedBatchSampler, SeededDataset, TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
-from ndpp_dense.rng import get_rng_state
+from ndpp_dense.training.rng import get_rng_state
 
 pytestmark = pytest.mark.detectron2
 

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ndpp_dense import NDConv2d, WhiteningConfig, nd_layers
 from ndpp_dense.integrations.detectron2.run_config import build_config
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
-from ndpp_dense.layers.steps import watch_steps
+from ndpp_dense.layers.statistics.steps import watch_steps
 
 pytestmark = pytest.mark.detectron2
 NDPP = ("MODEL.META_ARCHITECTURE", "NDPPModel", "MODEL.NDPP.VERIFY", False, "MODEL.NDPP.STATISTICS", "batch")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ndpp_dense import nd_layers
-from ndpp_dense.integrations.mmseg.hooks import RANDOM_KEY, STATISTICS_KEY, _portion_of, plain_model
+from ndpp_dense.integrations.mmengine.hooks import RANDOM_KEY, STATISTICS_KEY, _portion_of, plain_model
 
 pytestmark = pytest.mark.mmseg
 PAPER = {"model__ndpp__preset": "paper"}

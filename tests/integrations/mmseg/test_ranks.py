@@ -13,7 +13,7 @@ import torch
 
 pytest.importorskip("mmengine", reason="mmengine is not installed")
 
-from ndpp_dense.integrations.mmseg.hooks import STATISTICS_KEY  # noqa: E402
+from ndpp_dense.integrations.mmengine.hooks import STATISTICS_KEY  # noqa: E402
 
 pytestmark = [pytest.mark.mmseg, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[3]

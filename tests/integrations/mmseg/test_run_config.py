@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ndpp_dense.config_files import config_folders
-from ndpp_dense.integrations.mmseg.config import read_options
-from ndpp_dense.integrations.mmseg.processes import prepare_processes
+from ndpp_dense.integrations.mmengine.config import read_options
+from ndpp_dense.integrations.mmengine.processes import prepare_processes
 from ndpp_dense.integrations.mmseg.run_config import build_config, evaluated_checkpoint
 
 pytestmark = pytest.mark.mmseg

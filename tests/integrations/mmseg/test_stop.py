@@ -9,9 +9,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ndpp_dense.distributed.stopping import StoppedEarly, watching_for_stop
-from ndpp_dense.integrations.mmseg import checkpoint
-from ndpp_dense.integrations.mmseg.checkpoint import newest_readable
-from ndpp_dense.integrations.mmseg.processes import auto_scale
+from ndpp_dense.integrations.mmengine import checkpoint
+from ndpp_dense.integrations.mmengine.checkpoint import newest_readable
+from ndpp_dense.integrations.mmengine.processes import auto_scale
 from ndpp_dense.integrations.mmseg.run_config import choose_resumed
 
 pytestmark = pytest.mark.mmseg

@@ -1,0 +1,1 @@
+"""What every trainer needs, whatever the framework: random states, statistics for evaluation, a guard against NaN."""

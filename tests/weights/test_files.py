@@ -1,0 +1,111 @@
+"""Files of weights: the formats that are read, what is refused, and how files are written."""
+
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
+
+from ndpp_dense.weights.files import WeightFileError, read_weights, write_weights
+
+WEIGHTS = {"conv1.weight": torch.arange(6.0).view(2, 3), "bn1.num_batches_tracked": torch.tensor(3)}
+
+
+def same(entries):
+    return entries.keys() == WEIGHTS.keys() and all(torch.equal(entries[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def dump(content, file):
+    file.write_bytes(pickle.dumps(content, protocol=2))
+    return file
+
+
+@pytest.mark.parametrize("container", ["", "model", "state_dict"])
+def test_torch_files(tmp_path, container):
+    file = tmp_path / "a.pth"
+    write_weights(file, WEIGHTS, container, {"source": "b.pth"}, {"meta": {"epoch": 3}} if container else None)
+    found = read_weights(file)
+    assert same(found.entries)
+    assert found.container == container
+    assert found.facts == ({"source": "b.pth"} if container else {})
+    assert found.extras == ({"meta": {"epoch": 3}} if container else {})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_safetensors(tmp_path):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    file = tmp_path / "a.safetensors"
+    tied = {**WEIGHTS, "conv1.weight": WEIGHTS["conv1.weight"].t().contiguous().t()}
+    write_weights(file, tied, "state_dict", {"ndpp": {"eps": 0.1}})
+    found = read_weights(file)
+    assert same(found.entries)
+    assert found.facts == {"ndpp": {"eps": 0.1}}
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(WeightFileError, match=r"cannot read weights .*a.safetensors \(\d+ bytes\)"):
+        read_weights(file)
+
+
+def test_a_view_is_saved_without_the_rest(tmp_path):
+    big = torch.zeros(100_000)
+    write_weights(tmp_path / "a.pth", {"conv1.weight": big[:4]}, "", {})
+    assert (tmp_path / "a.pth").stat().st_size < 5_000
+
+
+def test_arrays_in_a_pickle(tmp_path):
+    arrays = OrderedDict((name, value.numpy()) for name, value in WEIGHTS.items())
+    arrays["conv1.weight"].flags.writeable = False
+    found = read_weights(dump({"model": arrays, "__author__": "someone"}, tmp_path / "a.pkl"))
+    assert same(found.entries)
+    assert found.extras == {"__author__": "someone"}
+    assert same(read_weights(dump({**arrays, "bn1.num_batches_tracked": np.int64(3)}, tmp_path / "b.pkl")).entries)
+
+
+class Evil:
+    def __reduce__(self):
+        return eval, ("1/0",)
+
+
+def test_a_pickle_runs_no_code(tmp_path):
+    with pytest.raises(WeightFileError, match=r"it asks for \w+\.eval, and only arrays are read"):
+        read_weights(dump({"model": Evil()}, tmp_path / "a.pkl"))
+    torch.save({"model": Evil()}, tmp_path / "b.pth")
+    with pytest.raises(WeightFileError, match="holds more than tensors"):
+        read_weights(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize("content", [{}, [1], {"epoch": 3, "loss": "low"}, {"model": {}}])
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_files_without_weights(tmp_path, content, suffix):
+    file = tmp_path / f"a.{suffix}"
+    if suffix == "pkl":
+        dump(content, file)
+    else:
+        torch.save(content, file)
+    with pytest.raises(WeightFileError, match=r"it holds (a list|no weights but \w+)"):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pkl"])
+def test_truncated_and_foreign_files(tmp_path, suffix):
+    file = tmp_path / f"a.{suffix}"
+    write_weights(tmp_path / "whole.pth", WEIGHTS, "model", {})
+    for content in ((tmp_path / "whole.pth").read_bytes()[:-200], b"", b"<html>not found</html>"):
+        file.write_bytes(content)
+        with pytest.raises(WeightFileError, match=rf"a.{suffix} \({len(content)} bytes\): .*truncated, corrupt"):
+            read_weights(file)
+
+
+def test_averaged_weights_come_first(tmp_path):
+    torch.save({"model": {"w": torch.zeros(1)}, "model_ema": WEIGHTS, "epoch": 3}, tmp_path / "a.pth")
+    assert same(read_weights(tmp_path / "a.pth").entries)
+
+
+def test_paths(tmp_path):
+    (tmp_path / "resnet50.pth").touch()
+    with pytest.raises(FileNotFoundError, match=r"nearest names there: resnet50.pth"):
+        read_weights(tmp_path / "resnet5O.pth")
+    with pytest.raises(FileNotFoundError, match="folder exists: False"):
+        read_weights(tmp_path / "no" / "a.pth")
+    with pytest.raises(ValueError, match=r"a.pkl: its name must end in .pth or .safetensors"):
+        write_weights(tmp_path / "a.pkl", WEIGHTS, "model", {})
