@@ -67,7 +67,7 @@ def test_averaged_weights_get_statistics_of_their_own(run_config, monkeypatch):
     """With an EMAHook, a checkpoint's model is the averaged one: its statistics must be estimated on it."""
     from mmengine.runner import Runner
 
-    from ndpp_dense import evaluation_stats
+    from ndpp_dense.training import evaluation_stats
 
     name, seen, estimate = "backbone.stem.0.weight", [], evaluation_stats.update_stats
 
