@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -130,15 +131,28 @@ def write_weights(
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
-    with torch.serialization.safe_globals([*numpy_globals(), *_LOG_GLOBALS]):
+    with _only_globals([*numpy_globals(), *_LOG_GLOBALS]):
         content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
         raise ValueError(f"it holds a {type(content).__name__}")
     return content
 
 
+@contextmanager
+def _only_globals(allowed: list[Any]) -> Iterator[None]:
+    """Lets torch read these classes alone, then those as before: its own ``safe_globals`` takes away what was there."""
+    before = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    torch.serialization.add_safe_globals(allowed)
+    try:
+        yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 def numpy_globals() -> list[Any]:
-    """What a pickle names to make arrays and numbers of NumPy, for ``torch.serialization.safe_globals``."""
+    """What a pickle names to make arrays and numbers of NumPy, for ``torch.serialization.add_safe_globals``."""
     scalars = [np.float64(0).dtype, np.float32(0).dtype, np.int64(0).dtype, np.bool_(0).dtype]
     # Where NumPy keeps them has changed its name with NumPy 2: pickling an example tells.
     rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
