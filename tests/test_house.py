@@ -88,6 +88,13 @@ def test_frameworks_are_imported_in_their_own_rooms(path):
         assert not names & set(FRAMEWORKS)
 
 
+def test_the_room_of_mmengine_knows_no_project_on_it():
+    for path in (PACKAGE / "integrations" / "mmengine").glob("*.py"):
+        names = _imported_modules(ast.parse(path.read_text(encoding="utf-8")), path)
+        projects = {"mmseg", "mmcv", "ndpp_dense.integrations.mmseg"}
+        assert [n for n in names if any(n == p or n.startswith(f"{p}.") for p in projects)] == [], path.name
+
+
 def test_import_loads_no_framework_but_torch():
     code = f"import sys, ndpp_dense; sys.exit(' '.join(m for m in {FRAMEWORKS!r} if m in sys.modules) or 0)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)

@@ -13,7 +13,6 @@ from mmseg.structures import SegDataSample
 from torch import nn
 
 from ndpp_dense.conversion.report import ConversionReport
-from ndpp_dense.integrations.mmengine import pretrained  # noqa: F401  (what init_cfg names as "Pretrained")
 from ndpp_dense.integrations.mmengine.config import read_options
 from ndpp_dense.integrations.mmengine.initialization import convert_with_initialization
 from ndpp_dense.layers import WhiteningConfig

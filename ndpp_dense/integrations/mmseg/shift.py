@@ -15,8 +15,8 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from ndpp_dense import fold_ndpp, nd_layers
+from ndpp_dense.integrations.mmengine.zoo import read_words, zoo_options
 from ndpp_dense.integrations.mmseg.run_config import build_config
-from ndpp_dense.integrations.mmseg.zoo import read_words, zoo_options
 from ndpp_dense.robustness.shift.models import evenly, file_facts
 from ndpp_dense.robustness.shift.segmentation import UNLABELLED, SegmentationTask
 from ndpp_dense.robustness.shift.task import Subject
