@@ -16,19 +16,17 @@ from ndpp_dense.cli.images import VIDEOS, Video, images_in, read_image, save_ima
 from ndpp_dense.cli.output import say
 from ndpp_dense.zoo import load_index
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_arguments", "run"]
 
 
-def add_parser(commands: Any) -> None:
-    """Declares the command."""
-    parser = commands.add_parser("infer", help="predict on images or a video and draw it", description=__doc__)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what it takes."""
     parser.add_argument("input", type=Path, metavar="IMAGE|FOLDER|VIDEO")
     parser.add_argument("--weights", required=True, metavar="NAME", help="of the model zoo: `ndpp zoo list`")
     parser.add_argument("--output", type=Path, default=Path("output/infer"), metavar="DIR", help="folder for pictures")
     parser.add_argument("--json", action="store_true", help="write what was found as JSON too")
     parser.add_argument("--score", type=float, default=0.5, help="leave out objects below it (0 to 1)")
     parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,4 +1,12 @@
-"""``ndpp plan``: what a training step takes on many GPUs, and whether that is so with processes on this machine."""
+"""What a training step takes on many GPUs, and whether that is so with processes on this machine.
+
+Examples::
+
+    ndpp plan --gpus 64 --nodes 8 --link 200Gb --backbone resnet50 --seconds 0.25
+    ndpp plan --gpus 64 --model mask_rcnn_ndpp --seconds 0.3
+    ndpp plan --gpus 8,64,512 --gpus-per-node 8 --backbone resnet50 --seconds 0.25
+    ndpp plan --check --output output/plan
+"""
 
 from __future__ import annotations
 
@@ -10,26 +18,11 @@ from typing import Any
 
 from ndpp_dense.cli.output import say
 
-__all__ = ["add_parser", "run"]
-
-_EXAMPLES = """\
-examples:
-  ndpp plan --gpus 64 --nodes 8 --link 200Gb --backbone resnet50 --seconds 0.25
-  ndpp plan --gpus 64 --model mask_rcnn_ndpp --seconds 0.3
-  ndpp plan --gpus 8,64,512 --gpus-per-node 8 --backbone resnet50 --seconds 0.25
-  ndpp plan --check --output output/plan
-"""
+__all__ = ["add_arguments", "run"]
 
 
-def add_parser(commands: Any) -> None:
-    """Declares the command."""
-    parser = commands.add_parser(
-        "plan",
-        help="predict time and bytes of a training step on many GPUs",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what it takes."""
     add = parser.add_argument
     add("--gpus", default="64", help="GPUs in all; several, separated by commas, make a table")
     add("--nodes", type=int, help="machines; default: as many as --gpus-per-node gives")
@@ -46,7 +39,6 @@ def add_parser(commands: Any) -> None:
     add("--steps", type=int, default=15, help="of --check, timed")
     add("--output", type=Path, metavar="FOLDER", help="keep what --check measured as plan.json")
     add("--record", type=Path, metavar="FILE", help="print the table of such a plan.json again")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:

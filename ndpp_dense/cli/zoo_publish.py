@@ -54,7 +54,7 @@ def add_parser(parts: Any) -> None:
     add("--refresh", action="store_true", help="only write digest and generated pages anew, after an edit by hand")
     for name in _TEXTS:
         add(f"--{name}", default="")
-    parser.set_defaults(run=run)
+    parser.set_defaults(call=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -25,7 +25,7 @@ def add_parser(parts: Any) -> None:
     parser.add_argument(
         "--data", action="append", default=[], metavar="NAME=PATH", help="data of the model NAME; repeatable"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(call=run)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,9 +1,15 @@
 """Errors that a user can put right end in a message instead of a traceback."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
+
+from ndpp_dense.cli.warning_filters import quiet_frameworks
+
+__all__ = ["Guard", "readable_errors", "shows_tracebacks"]
 
 # What a wrong config, data set, checkpoint or machine raises; anything else is a fault of the program.
 USER_ERRORS = (FileNotFoundError, ConnectionError, ValueError, KeyError, FloatingPointError, OSError, ImportError)
@@ -20,16 +26,42 @@ def readable_errors(traceback: bool) -> Iterator[None]:
 
     Args:
         traceback: let the traceback through after all, as the environment variable NDPP_DEBUG=1 does.
+
+    Raises:
+        SystemExit: With code 2, or 130 after an interruption from the keyboard.
     """
     if shows_tracebacks(traceback):
         yield
         return
     try:
         yield
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from None
     except USER_ERRORS as error:
         message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
         if message.startswith("Caught "):  # a data loader's worker sends its traceback as the message
             message = message.strip().splitlines()[-1]
         rank = f" in process {os.environ['RANK']}" if "RANK" in os.environ else ""
-        print(f"error{rank}: {message}\n(--traceback shows where it arose)", file=sys.stderr, flush=True)
+        sys.stderr.write(f"error{rank}: {message}\n(--traceback shows where it arose)\n")
+        sys.stderr.flush()
         raise SystemExit(2) from None
+
+
+class Guard:
+    """Makes the context of a spawned process: errors are readable, warnings of frameworks are kept back.
+
+    Spawned processes get it first of all that they are given. Reading it sets the filters, so that they stand before a
+    framework is imported.
+    """
+
+    def __init__(self, traceback: bool) -> None:
+        self.traceback = traceback
+        quiet_frameworks()
+
+    def __reduce__(self) -> tuple[type[Guard], tuple[bool]]:
+        return Guard, (self.traceback,)
+
+    def __call__(self) -> contextlib.AbstractContextManager[None]:
+        """The context."""
+        return readable_errors(self.traceback)

@@ -3,9 +3,14 @@ import io
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
-import install_detectron2
 import pytest
+
+from ndpp_dense.cli import main
+from ndpp_dense.cli.install_detectron2 import install as script
+
+ROOT = Path(__file__).resolve().parents[3]
 
 PYTHON = {
     "detectron2/__init__.py": '__version__ = "0.6"\n',
@@ -41,7 +46,6 @@ def bare_python(tmp_path_factory):
 
 def _run(python, archive, tmp_path):
     """Run the script in the environment of ``python``, with the hash of ``archive`` as the known one."""
-    tools = install_detectron2.__file__.rsplit("/", 1)[0]
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     # The sample needs neither torch nor NumPy: the stand-ins keep this test offline and fast.
     stubs = tmp_path / "stubs"
@@ -52,9 +56,10 @@ def _run(python, archive, tmp_path):
         "        define = impl = __init__\n"
     )
     code = (
-        f"import sys; sys.path.insert(0, {tools!r})\nimport install_detectron2 as script\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from ndpp_dense.cli.install_detectron2 import install as script\nfrom ndpp_dense.cli import main\n"
         f"script.check_hash.__defaults__ = ({digest!r},)\n"
-        f"raise SystemExit(script.main(['--sdist', {str(archive)!r}]))\n"
+        f"raise SystemExit(main(['install-detectron2', '--sdist', {str(archive)!r}]))\n"
     )
     command = [str(python), "-c", code]
     environment = {"PYTHONPATH": str(stubs), "PATH": "", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
@@ -66,7 +71,7 @@ def test_an_archive_is_unpacked_where_python_knows_no_filters(archive, tmp_path,
     plain = tarfile.TarFile.extractall
     monkeypatch.delattr(tarfile, "data_filter", raising=False)
     monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: plain(self, path))
-    top = install_detectron2.unpack(archive, tmp_path / "unpacked")
+    top = script.unpack(archive, tmp_path / "unpacked")
     assert (top / "detectron2" / "model_zoo" / "configs" / "Base.yaml").is_file()
 
 
@@ -91,15 +96,15 @@ def test_installs_lists_is_idempotent_and_removes(archive, bare_python, tmp_path
 
     command = [str(bare_python), "-m", "pip", "uninstall", "--yes", "--quiet", "detectron2"]
     subprocess.run(command, check=True, capture_output=True)
-    assert install_detectron2.find_installed(str(bare_python)) is None
+    assert script.find_installed(str(bare_python)) is None
 
 
 def test_a_wrong_hash_stops_before_anything_is_installed(archive, monkeypatch, capsys):
-    monkeypatch.setattr(install_detectron2, "find_installed", lambda: None)
-    monkeypatch.setattr(install_detectron2, "install", lambda *_: pytest.fail("went on with a wrong archive"))
-    assert install_detectron2.main(["--sdist", str(archive)]) == 1
+    monkeypatch.setattr(script, "find_installed", lambda: None)
+    monkeypatch.setattr(script, "install", lambda *_: pytest.fail("went on with a wrong archive"))
+    assert main(["install-detectron2", "--sdist", str(archive)]) == 2
     message = capsys.readouterr().err
-    assert install_detectron2.SHA256 in message
+    assert script.SHA256 in message
     assert hashlib.sha256(archive.read_bytes()).hexdigest() in message
     assert "Nothing was installed" in message
     assert "Next:" in message
@@ -107,9 +112,9 @@ def test_a_wrong_hash_stops_before_anything_is_installed(archive, monkeypatch, c
 
 @pytest.mark.parametrize(("ops", "noted"), [(True, False), (False, True)])
 def test_an_installed_one_is_used_as_it_is(ops, noted, monkeypatch, capsys):
-    monkeypatch.setattr(install_detectron2, "find_installed", lambda: ("0.6+cu128", "somewhere/detectron2", ops))
-    monkeypatch.setattr(install_detectron2, "download", lambda *_: pytest.fail("downloaded without need"))
-    assert install_detectron2.main([]) == 0
+    monkeypatch.setattr(script, "find_installed", lambda: ("0.6+cu128", "somewhere/detectron2", ops))
+    monkeypatch.setattr(script, "download", lambda *_: pytest.fail("downloaded without need"))
+    assert main(["install-detectron2"]) == 0
     text = capsys.readouterr().out
     assert "Detectron2 0.6+cu128 at somewhere/detectron2" in text
     assert ("not available without compiled ops" in text) == noted
@@ -124,21 +129,19 @@ def _fake_detectron2(folder, version, broken=""):
 def test_an_old_one_is_named(tmp_path, monkeypatch):
     _fake_detectron2(tmp_path, "0.5")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(install_detectron2.InstallError, match=r"Detectron2 0\.5 at .* 0\.6 or newer"):
-        install_detectron2.find_installed()
+    with pytest.raises(script.InstallError, match=r"Detectron2 0\.5 at .* 0\.6 or newer"):
+        script.find_installed()
 
 
 def test_one_that_fails_to_import_is_named_with_its_reason(tmp_path, monkeypatch):
     _fake_detectron2(tmp_path, "0.6", "import no_such_requirement")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(install_detectron2.InstallError, match="no_such_requirement.*requirements"):
-        install_detectron2.find_installed()
+    with pytest.raises(script.InstallError, match="no_such_requirement.*requirements"):
+        script.find_installed()
 
 
 def test_what_pip_says_reaches_the_reader(tmp_path, monkeypatch):
     refused = subprocess.CompletedProcess([], 1, "", "WARNING: noise\nERROR: no such archive\n")
-    monkeypatch.setattr(install_detectron2.subprocess, "run", lambda *_, **__: refused)
-    with pytest.raises(
-        install_detectron2.InstallError, match=r"no such archive[\s\S]*--sdist FILE[\s\S]*own Detectron2"
-    ):
-        install_detectron2.download(tmp_path)
+    monkeypatch.setattr(script.subprocess, "run", lambda *_, **__: refused)
+    with pytest.raises(script.InstallError, match=r"no such archive[\s\S]*--sdist FILE[\s\S]*own Detectron2"):
+        script.download(tmp_path)

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
-import convert_weights  # noqa: E402
 
 from ndpp_dense import WhiteningConfig, create_backbone  # noqa: E402
 from ndpp_dense.backbones.cards import CARDS, R18, BackboneCard  # noqa: E402
+from ndpp_dense.cli import main  # noqa: E402
 from ndpp_dense.pretrain.config import PretrainConfig  # noqa: E402
 from ndpp_dense.pretrain.network import build_network  # noqa: E402
 from ndpp_dense.weights.from_batch_norm import image_batches  # noqa: E402
@@ -46,12 +46,12 @@ def trained(tmp_path, monkeypatch):
 
 
 def convert(*words):
-    convert_weights.main([str(word) for word in words])
+    return main(["convert", *map(str, words)])
 
 
 def calibrate(file, output, images, *words):
     sizes = ("--image-size", 64, "--batch-size", 8, "--batches", 3)
-    convert(file, output, "--calibrate", images, "--model", "small18", *sizes, *words)
+    return convert(file, output, "--calibrate", images, "--model", "small18", *sizes, *words)
 
 
 @torch.no_grad()
@@ -108,8 +108,7 @@ def test_layers_without_local_scale(tmp_path, trained, images, capsys):
         found[name] = nd_model(x), nd_model(2 * x)
     torch.testing.assert_close(*found["all"])  # an image is the same at any contrast, which the original cannot say
     assert distance(*found["branches"]) > distance(model(x), model(2 * x)) / 2
-    with pytest.raises(SystemExit):
-        calibrate(file, tmp_path / "no.pth", images, "--to", "timm", "--no-scale", "conv9")
+    assert calibrate(file, tmp_path / "no.pth", images, "--to", "timm", "--no-scale", "conv9") == 2
     assert "conv9" in capsys.readouterr().err
 
 
@@ -124,9 +123,7 @@ def test_what_cannot_be_calibrated(tmp_path, trained, images, capsys):
         ((file, again, tmp_path / "empty"), "empty holds no .jpeg, .jpg, .png"),
         ((file, again, images, "--batches", 0), "size = 64, batch_size = 8, count = 0 must all be >= 1"),
     ):
-        with pytest.raises(SystemExit) as error:
-            calibrate(*words, "--to", "timm")
-        assert error.value.code == 2
+        assert calibrate(*words, "--to", "timm") == 2
         assert message in capsys.readouterr().err
     assert not again.exists()
 

@@ -2,11 +2,13 @@
 
 import json
 
-import evaluate_shift
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from ndpp_dense.cli import main, shift
+from ndpp_dense.cli.parsing import Parser
 
 pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
 
@@ -35,7 +37,7 @@ def words(tmp_path):
 
 
 def test_files_and_summary(words, tmp_path, capsys):
-    evaluate_shift.main([*words, "--along", "grid", "--border", "circular"])
+    assert main(["shift", *words, "--along", "grid", "--border", "circular"]) == 0
     output = capsys.readouterr().out
     assert "tiny, classification: 6 images at 25 shifts, border circular, on cpu" in output
     assert "accuracy" in output
@@ -52,11 +54,10 @@ def test_an_interrupted_run_goes_on(words, tmp_path, monkeypatch, capsys):
     from ndpp_dense.robustness.shift import partial
 
     monkeypatch.setattr(partial.PartialResults, "write", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        evaluate_shift.main(words)
+    assert main(["shift", *words]) == 130
     monkeypatch.undo()
     assert (tmp_path / "out" / "partial" / "settings.json").is_file()
-    evaluate_shift.main(words)
+    assert main(["shift", *words]) == 0
     assert not (tmp_path / "out" / "partial").exists()
     assert "9 shifts" in capsys.readouterr().out
 
@@ -75,22 +76,19 @@ def test_an_interrupted_run_goes_on(words, tmp_path, monkeypatch, capsys):
     ],
 )
 def test_errors_are_messages(words, tmp_path, capsys, more, message):
-    with pytest.raises(SystemExit) as error:
-        evaluate_shift.main([*words, *(word.format(tmp=tmp_path) for word in more)])
-    assert error.value.code == 2
+    assert main(["shift", *words, *(word.format(tmp=tmp_path) for word in more)]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_model_must_be_named(capsys):
-    with pytest.raises(SystemExit):
-        evaluate_shift.main(["--shifts", "-1..1"])
+    assert main(["shift", "--shifts", "-1..1"]) == 2
     assert "name a model: --config with --weights, --model of timm, or --weights ndpp://NAME" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--border", "--task"])
 def test_unknown_names_of_borders_and_tasks(flag, capsys):
     with pytest.raises(SystemExit):
-        evaluate_shift.main([flag, "wrap"])
+        main(["shift", flag, "wrap"])
     assert f"argument {flag}: invalid choice: 'wrap'" in capsys.readouterr().err
 
 
@@ -107,4 +105,6 @@ def test_unknown_names_of_borders_and_tasks(flag, capsys):
     ],
 )
 def test_what_a_config_is_for(words, framework):
-    assert evaluate_shift.framework_of(evaluate_shift.parser().parse_args(words)) == framework
+    parser = Parser()
+    shift.add_arguments(parser)
+    assert shift.framework_of(parser.parse(words)) == framework

@@ -1,6 +1,15 @@
-"""What all training scripts have on their command line about processes."""
+"""What all commands that train have on their command line about processes."""
+
+from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from typing import Any
+
+from ndpp_dense.cli.errors import Guard
+from ndpp_dense.cli.output import say
+
+__all__ = ["add_launch_options", "chosen_device", "launched"]
 
 
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
@@ -19,20 +28,25 @@ def add_launch_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def launch_options(args: argparse.Namespace, device: str):
-    """Return what :func:`ndpp_dense.distributed.launch` takes.
+def chosen_device(device: str | None) -> str:
+    """The device that was asked for; else ``cuda`` where there is a GPU, else ``cpu``."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def launched(launch: Callable[..., Any], work: Callable[..., Any], args: argparse.Namespace, device: str) -> None:
+    """Runs ``work(args)`` in every process of the run.
 
     Args:
-        args: parsed flags.
+        launch: :func:`ndpp_dense.distributed.launch`, or a framework's.
+        work: Must be importable by name.
+        args: Parsed flags, those of :func:`add_launch_options` among them.
         device: ``cuda`` or ``cpu``.
     """
     from ndpp_dense.distributed import LaunchOptions
 
     if args.auto_scale is not None and args.auto_scale < 1:
         raise ValueError(f"--auto-scale {args.auto_scale}: it must be the number of processes that the config is for.")
-    return LaunchOptions(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, device, args.timeout)
-
-
-def say(text: str) -> None:
-    """Print at once."""
-    print(text, flush=True)
+    options = LaunchOptions(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url, device, args.timeout)
+    launch(work, options, (args,), say=say, guard=Guard(args.traceback))

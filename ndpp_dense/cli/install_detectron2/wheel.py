@@ -1,9 +1,13 @@
 """Write a pure-Python wheel from a package folder, so that pip installs, lists and removes it like any other."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import zipfile
 from pathlib import Path
+
+__all__ = ["write_wheel"]
 
 _WHEEL = "Wheel-Version: 1.0\nGenerator: ndpp_dense\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 

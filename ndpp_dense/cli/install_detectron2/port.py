@@ -1,12 +1,16 @@
 """The edits that let the Python sources of Detectron2 0.6 run on today's NumPy and Pillow, without compiled ops.
 
-Pure text in, text out, so that each edit can be tested alone; ``install_detectron2.py`` applies them to the release.
+Pure text in, text out, so that each edit can be tested alone; ``install.py`` applies them to the release.
 """
+
+from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+__all__ = ["PLACEHOLDER", "edit_source", "edit_tree"]
 
 _RESOURCES = """\
 import importlib.resources

@@ -1,8 +1,9 @@
 import subprocess
 import sys
 
-import detectron2_port
 import pytest
+
+from ndpp_dense.cli.install_detectron2 import port
 
 SOURCE = """\
 import numpy as np
@@ -18,7 +19,7 @@ path = pkg_resources.resource_filename("email", "__init__.py")
 
 
 def test_every_kind_of_edit_is_applied_and_counted():
-    text, counts = detectron2_port.edit_source(SOURCE)
+    text, counts = port.edit_source(SOURCE)
     assert dict(counts) == {
         "np alias -> builtin": 3,
         "Image.LINEAR -> Image.BILINEAR": 1,
@@ -35,25 +36,25 @@ def test_every_kind_of_edit_is_applied_and_counted():
 
 
 def test_a_second_round_changes_nothing():
-    text, _ = detectron2_port.edit_source(SOURCE)
-    assert detectron2_port.edit_source(text) == (text, {})
+    text, _ = port.edit_source(SOURCE)
+    assert port.edit_source(text) == (text, {})
 
 
 def test_a_tree_reports_the_changed_files_only(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "old.py").write_text("import numpy as np\nkind = np.object\n")
     (tmp_path / "new.py").write_text("kind = object\n")
-    changed = list(detectron2_port.edit_tree(tmp_path))
+    changed = list(port.edit_tree(tmp_path))
     assert [(path.as_posix(), dict(counts)) for path, counts in changed] == [
         ("data/old.py", {"np alias -> builtin": 1})
     ]
-    assert (tmp_path / "_C.py").read_text() == detectron2_port.PLACEHOLDER
+    assert (tmp_path / "_C.py").read_text() == port.PLACEHOLDER
 
 
 @pytest.fixture(scope="module")
 def placeholder(tmp_path_factory):
     path = tmp_path_factory.mktemp("port") / "placeholder.py"
-    path.write_text(detectron2_port.PLACEHOLDER)
+    path.write_text(port.PLACEHOLDER)
     return path
 
 

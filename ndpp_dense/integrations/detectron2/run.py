@@ -1,0 +1,74 @@
+"""A run from its settings: configuration, model, then training or evaluation, in this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+from detectron2.utils import comm
+from torch import nn
+
+from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
+from ndpp_dense.integrations.detectron2.run_config import build_config, prepare_run
+from ndpp_dense.integrations.detectron2.trainer import NDTrainer
+
+__all__ = ["evaluate_or_train"]
+
+
+def evaluate_or_train(
+    config: str, *, eval_only: bool, resume: bool, tracebacks: bool, say: Callable[..., None], **settings: Any
+) -> None:
+    """Runs one process of a training or an evaluation.
+
+    Args:
+        config: Path or bare name.
+        eval_only: Evaluate ``MODEL.WEIGHTS``, or with ``resume`` the newest checkpoint, and write the report.
+        resume: Continue the newest checkpoint of the output folder.
+        tracebacks: Let Detectron2 log the traceback of an error before it arrives here.
+        say: Takes lines for the user, on the first rank.
+        settings: Of :func:`~ndpp_dense.integrations.detectron2.run_config.build_config`.
+
+    Raises:
+        FileNotFoundError: Config or data are missing.
+        KeyError: A key of the configuration does not exist.
+        ValueError: A value is wrong, or a data set is faulty.
+    """
+    if not tracebacks:
+        logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
+    tell = say if comm.is_main_process() else lambda *_: None
+    cfg, remarks = build_config(config, **settings)
+    prepare_run(cfg)
+    tell(*remarks)
+    if eval_only:
+        _evaluate(cfg, resume, tell)
+    else:
+        _train(cfg, resume, tell)
+
+
+def _train(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
+    trainer = NDTrainer(cfg)
+    tell(_found(cfg, trainer.net, f"{len(trainer.data.dicts)} training images"))
+    trainer.resume_or_load(resume)
+    trainer.train()
+
+
+def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
+    model = build_model(cfg)
+    tell(_found(cfg, model, "evaluation only"))
+    NDCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    results = evaluate(cfg, model)
+    if comm.is_main_process():
+        write_report(cfg, results)
+
+
+def _found(cfg: CfgNode, model: nn.Module, training: str) -> str:
+    """One line: device, processes, data, layers."""
+    test = sum(len(DatasetCatalog.get(name)) for name in cfg.DATASETS.TEST)
+    report = getattr(model, "ndpp_report", None)
+    layers = f"{len(report.converted)} ND++ layers" if report is not None else "no ND++ layers"
+    return f"{cfg.MODEL.DEVICE}, {comm.get_world_size()} process(es), {training}, {test} test images, {layers}"

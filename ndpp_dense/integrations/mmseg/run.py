@@ -1,0 +1,85 @@
+"""A run from its settings: configuration, runner, then training or evaluation, in this process."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.distributed as dist
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from ndpp_dense.integrations.mmengine.processes import auto_scale, prepare_processes, ranks_of
+from ndpp_dense.integrations.mmseg.run_config import build_config, choose_resumed, evaluated_checkpoint
+
+__all__ = ["evaluate_or_train"]
+
+
+def evaluate_or_train(
+    config_name: str,
+    *,
+    options: Sequence[str],
+    weights: str | None,
+    launcher: str,
+    eval_only: bool,
+    timeout: float,
+    meant_for: int | None,
+    say: Callable[..., None],
+    resume: bool,
+    **settings: Any,
+) -> None:
+    """Runs one process of a training or an evaluation.
+
+    Args:
+        config_name: Path or bare name.
+        options: ``KEY=VALUE`` words, as MMEngine reads them.
+        weights: In place of the config's ``load_from``.
+        launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
+        eval_only: Evaluate ``load_from``, or with ``resume`` the newest checkpoint.
+        timeout: Minutes after which processes that do not answer are given up.
+        meant_for: Processes that the config is written for; None leaves batch and learning rate as they are.
+        say: Takes lines for the user, on the first rank.
+        resume: Continue the newest checkpoint of the work dir.
+        settings: Further ones of :func:`~ndpp_dense.integrations.mmseg.run_config.build_config`.
+
+    Raises:
+        FileNotFoundError: Config, data or weights are missing.
+        KeyError: An option names a key that does not exist.
+        ValueError: A setting is wrong.
+    """
+    given = {"load_from": weights} if weights else {}
+    joined = dist.is_initialized()
+    config = build_config(
+        config_name,
+        resume=resume,
+        launcher="pytorch" if launcher == "none" and joined else launcher,
+        options={**_read(options), **given},
+        **settings,
+    )
+    if eval_only:
+        config.load_from, config.resume = evaluated_checkpoint(config), False
+    elif resume:
+        choose_resumed(config)
+    prepare_processes(config, timeout)
+    if meant_for is not None:
+        lines = auto_scale(config, meant_for, ranks_of(config.launcher))
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            say(*lines)
+    runner = Runner.from_cfg(config)
+    if eval_only:
+        runner.test()
+    else:
+        runner.train()
+    if runner.rank == 0:
+        say(f"results.json, predictions.png{'' if eval_only else ', curves.png'} in {config.work_dir}")
+
+
+def _read(words: Sequence[str]) -> dict[str, Any]:
+    """The words of ``--cfg-options`` with the values that MMEngine's own scripts would read."""
+    wrong = [word for word in words if "=" not in word]
+    if wrong:
+        raise ValueError(f"--cfg-options {wrong[0]}: it must be KEY=VALUE, such as optim_wrapper.optimizer.lr=0.05.")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cfg-options", nargs="+", action=DictAction, default={})
+    return parser.parse_args(["--cfg-options", *words]).cfg_options if words else {}
