@@ -15,7 +15,7 @@ STOREYS = [
     {"cli"},
     {"integrations"},
     {"datasets", "pretrain", "robustness", "zoo", "reports"},
-    {"weights", "backbones", "training", "distributed"},
+    {"weights", "backbones", "training", "distributed", "images"},
     {"conversion", "calibration"},
     {"layers"},
     {"ops", "atomic_file", "config_files", "lazy_names"},

@@ -14,6 +14,7 @@ from torch import nn
 
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.integrations.detectron2.curves import save_curves
+from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.pictures import save_predictions
 from ndpp_dense.integrations.detectron2.results import format_results
 from ndpp_dense.reports.results_file import write_results
@@ -44,7 +45,8 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         for name in cfg.DATASETS.TEST:
             # The fast implementation needs Detectron2's compiled part; pycocotools gives the same figures.
             evaluator = COCOEvaluator(name, output_dir=str(_folder(cfg, name)), use_fast_impl=False)
-            loader = build_detection_test_loader(cfg, name)  # pyright: ignore[reportOptionalCall, reportCallIssue]
+            mapper = CheckedDatasetMapper(cfg, is_train=False)  # pyright: ignore[reportCallIssue]
+            loader: Any = build_detection_test_loader(cfg, name, mapper=mapper)  # pyright: ignore
             found = inference_on_dataset(model, loader, evaluator)
             if found:
                 results[name] = found

@@ -194,10 +194,11 @@ def _title_row(axes: Axes, text: str) -> None:
 
 def _read(file_name: str) -> np.ndarray:
     """Returns the image, (H, W, 3) float in 0..1 with the long side `_LONG_SIDE`, faded so that masks stand out."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    with Image.open(file_name) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+    from ndpp_dense.integrations.detectron2.mapper import read_pixels
+
+    image = Image.fromarray(read_pixels(file_name, "RGB"))
     scale = _LONG_SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32) / 255.0

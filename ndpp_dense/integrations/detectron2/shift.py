@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, transforms
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode, Instances
 from torch import Tensor, nn
 
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.integrations.detectron2.mapper import read_pixels
 from ndpp_dense.integrations.detectron2.run_config import build_config
 from ndpp_dense.robustness.shift.detection import Boxes, DetectionTask
 from ndpp_dense.robustness.shift.models import evenly, file_facts
@@ -110,7 +110,7 @@ class DetectionImages:
     def __getitem__(self, number: int) -> tuple[Tensor, Boxes | None]:
         """A picture and its objects; None where it has no annotations."""
         record = self._records[number]
-        pixels = read_image(record["file_name"], "RGB")
+        pixels = read_pixels(record["file_name"], "RGB")
         resize = self._resize.get_transform(pixels)
         picture = torch.from_numpy(np.ascontiguousarray(resize.apply_image(pixels).transpose(2, 0, 1)))
         if "annotations" not in record:

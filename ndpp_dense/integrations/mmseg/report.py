@@ -106,11 +106,10 @@ def save_curves(series: Mapping[str, Series], history: Sequence[Sequence[float]]
 
 
 def _prediction(sample: Any) -> Prediction:
-    from PIL import Image
+    from ndpp_dense.images.reading import read_image
 
     predicted = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
     truth = sample.gt_sem_seg.data.squeeze(0).cpu().numpy() if "gt_sem_seg" in sample else np.full_like(predicted, 255)
     height, width = predicted.shape
-    with Image.open(sample.img_path) as image:
-        pixels = np.asarray(image.convert("RGB").resize((width, height)))
+    pixels = np.asarray(read_image(sample.img_path).resize((width, height)))
     return Prediction(pixels, truth, predicted)
