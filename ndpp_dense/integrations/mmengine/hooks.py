@@ -17,7 +17,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ndpp_dense.layers.statistics.steps import portion_of_step, settle_stats
+from ndpp_dense.layers.statistics.steps import micro_batch_of_step, settle_stats
 from ndpp_dense.training.evaluation_stats import EvaluationStats
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 
@@ -49,7 +49,7 @@ class NDPPStatsHook(Hook):
 
     See :class:`ndpp_dense.training.evaluation_stats.EvaluationStats`. Checkpoints hold ready-to-use statistics in the
     model and the run's own ones beside it, for resuming. With an EMAHook, statistics are estimated on the averaged
-    weights. In accumulated steps the running statistics move as :func:`ndpp_dense.portion_of_step` says.
+    weights. In accumulated steps the running statistics move as :func:`ndpp_dense.micro_batch_of_step` says.
 
     Args:
         num_batches: Training batches to estimate from, >= 1.
@@ -75,7 +75,7 @@ class NDPPStatsHook(Hook):
         """Puts the run's own statistics back, and says which portion of an accumulated step comes."""
         if self._stats is not None:
             self._stats.take_back()
-        self._portion.enter_context(portion_of_step(plain_model(runner), *_portion_of(runner.optim_wrapper)))
+        self._portion.enter_context(micro_batch_of_step(plain_model(runner), *_portion_of(runner.optim_wrapper)))
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Prepares the statistics if a save follows."""

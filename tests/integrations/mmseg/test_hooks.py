@@ -99,7 +99,7 @@ def test_stale_statistics_move_by_all_portions_of_a_step(train):
         runner = train(f"stale{iterations}", train_cfg__max_iters=iterations, train_cfg__val_interval=9, **stale)
         layer = runner.model.backbone.stem[0]  # has rows enough in every portion
         weights.append(float(layer.whitening.running_weight))
-        assert (layer.whitening.portions, layer.whitening.flight) == (1, None)
+        assert (layer.whitening.micro_batches, layer.whitening.under_way) == (1, False)
     momentum = layer.config.momentum
     assert weights == pytest.approx([1 - (1 - momentum) ** steps for steps in (1, 2, 3)])
 
