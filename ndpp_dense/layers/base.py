@@ -46,6 +46,18 @@ class NDLayer(nn.Module):
         blocks = self.groups * channels // self.block_size
         self.whitening = Whitening(blocks, self.block_size * taps, config, sampled)
 
+    def set_momentum(self, momentum: float) -> None:
+        """Lets later steps weigh so much in the running statistics.
+
+        Args:
+            momentum: In (0, 1].
+
+        Raises:
+            ValueError: It is out of range.
+        """
+        self.whitening.set_momentum(momentum)
+        self.config = self.whitening.config
+
     def _blocked_weight(self) -> Tensor:
         """The weight as ``(Q, O, G, D)``, columns ordered as the data matrix has them."""
         raise NotImplementedError(type(self).__name__)

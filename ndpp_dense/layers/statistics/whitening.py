@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -122,6 +123,11 @@ class Whitening(nn.Module):
             if not self.held:
                 update(self, moments.count, counts, mean.detach(), cov.detach(), whitening.detach())
             return mean, whitening
+
+    def set_momentum(self, momentum: float) -> None:
+        """Lets later updates weigh so much, in place of what the configuration said, which is replaced."""
+        self.config = replace(self.config, momentum=momentum)
+        self.momentum = self.config.update_momentum
 
     def solve(self, cov_GDD: Tensor) -> Tensor:
         """``(Cov + eps I)^{-1/2}`` by the configured solver."""
