@@ -52,6 +52,18 @@ class NDLayer(nn.Module):
         """S of the layer."""
         return local_scale(self.config.local_scale)
 
+    def set_momentum(self, momentum: float) -> None:
+        """Lets later steps weigh so much in the running statistics.
+
+        Args:
+            momentum: In (0, 1].
+
+        Raises:
+            ValueError: It is out of range.
+        """
+        self.whitening.set_momentum(momentum)
+        self.config = self.whitening.config
+
     def _blocked_weight(self) -> Tensor:
         """The weight as ``(Q, O, G, D)``, columns ordered as the data matrix has them."""
         raise NotImplementedError(type(self).__name__)

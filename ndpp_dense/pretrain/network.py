@@ -15,11 +15,11 @@ from timm.models import load_state_dict
 from torch import nn
 
 from ndpp_dense.backbones import create_backbone, list_backbones
-from ndpp_dense.conversion.convert import convert_to_ndpp
 from ndpp_dense.conversion.options import read_options
 from ndpp_dense.layers.model_statistics import freeze_where_weights_are
 from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.pretrain.config import TASK, PretrainConfig
+from ndpp_dense.training.prepare import prepare
 from ndpp_dense.zoo import SCHEME, load_checkpoint
 
 __all__ = ["READ_ERRORS", "build_network", "load_weights", "to_device"]
@@ -47,14 +47,9 @@ def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
     """
     network = _by_name(config.name, num_classes)
     if config.ndpp is not None:
-        options = read_options(config.ndpp, TASK)
-        chosen = (
-            options.config if config.ndpp.get("momentum") is not None else options.config.for_batch(config.batch_size)
-        )
-        report = convert_to_ndpp(network, chosen, options.rules)
-        if options.verify:
-            report.verify(network, torch.zeros(1, 3, config.image_size, config.image_size))
-        object.__setattr__(network, "ndpp_report", report)
+        blank = torch.zeros(1, 3, config.image_size, config.image_size)
+        options, size = read_options(config.ndpp, TASK), config.batch_size
+        prepare(network, options, batch_size=size, dry_run=lambda report: report.verify(network, blank))
     if config.weights:
         load_weights(network, config.weights, config.trainable)
     if config.trainable:

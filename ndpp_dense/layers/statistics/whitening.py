@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -130,6 +131,11 @@ class Whitening(RunningStatistics):
         if self._exchange is not None:
             self._exchange.wait()
             self._exchange = None
+
+    def set_momentum(self, momentum: float) -> None:
+        """Lets later updates weigh so much, in place of what the configuration said, which is replaced."""
+        self.config = replace(self.config, momentum=momentum)
+        self.momentum = self.config.update_momentum
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """As for any running statistics; what was under way has arrived before, and is overwritten."""

@@ -113,6 +113,25 @@ def test_which_portion_an_iteration_is(done, end, portion):
     assert _portion_of(object()) == (0, 1)
 
 
+def test_momentum_follows_the_batch_of_all_processes(monkeypatch):
+    from types import SimpleNamespace
+
+    from ndpp_dense.integrations.mmengine import hooks
+
+    def images(batch, ranks, **wrapper):
+        seen = []
+        monkeypatch.setattr(hooks, "get_world_size", lambda: ranks)
+        monkeypatch.setattr(hooks, "fit_momentum", lambda model, size: seen.append(size))
+        loader = SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=batch))
+        wrapper = SimpleNamespace(**wrapper)
+        hooks._fit_momentum(SimpleNamespace(train_dataloader=loader, optim_wrapper=wrapper, model=torch.nn.Identity()))
+        return seen[0]
+
+    assert images(8, 1) == 8
+    assert images(16, 4) == 64
+    assert images(2, 4, _accumulative_counts=3) == 24
+
+
 def test_divergence_names_layer_and_checkpoint(run_config):
     from mmengine.hooks import Hook
     from mmengine.runner import Runner
