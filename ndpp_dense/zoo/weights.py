@@ -18,7 +18,7 @@ from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.index import ZooIndex, load_index
 from ndpp_dense.zoo.mismatches import mismatches
 from ndpp_dense.zoo.packing import unpack
-from ndpp_dense.zoo.resolver import resolve
+from ndpp_dense.zoo.resolver import resolved_bytes
 from ndpp_dense.zoo.rows import ZooFile, ZooModel
 
 __all__ = ["FACTS", "Checkpoint", "load_checkpoint", "load_into", "read_verified"]
@@ -65,8 +65,8 @@ def load_checkpoint(
     """
     index = index or load_index()
     row = index.find(name)
-    path = resolve(name, index=index)
-    weights, facts = read_verified(path, _file_of(row))
+    path, data = resolved_bytes(name, index=index)
+    weights, facts = _read(data, path, _file_of(row))
     if model is not None:
         load_into(model, weights, row.name, strict=strict)
     return Checkpoint(row, path, weights, facts)
@@ -122,6 +122,10 @@ def read_verified(path: Path, file: ZooFile) -> tuple[dict[str, Tensor], dict[st
             f"{path} has {len(data)} bytes with SHA-256 {found[:12]}..., not {file.size} with {file.sha256[:12]}...: "
             "it is damaged or was changed. Remove it; it is then fetched again."
         )
+    return _read(data, path, file)
+
+
+def _read(data: bytes, path: Path, file: ZooFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     entries, facts = (_read_safetensors if file.format == "safetensors" else _read_torch)(data, path)
     return unpack(entries, facts), facts
 
