@@ -12,7 +12,7 @@ OWNERS = {"mmengine": ("mmengine", "mmengine-lite", "onedl-mmengine")}
 
 
 def prepare_mmengine() -> None:
-    """Refuses an environment in which MMEngine is there twice. Called when ``ndpp_dense.integrations.mmengine`` is imported.
+    """Refuses an environment with MMEngine twice. Called when ``ndpp_dense.integrations.mmengine`` is imported.
 
     Raises:
         ImportError: Two distributions own the same import name; says how to mend it.
