@@ -135,7 +135,7 @@ class Whitening(RunningStatistics):
     def set_momentum(self, momentum: float) -> None:
         """Lets later updates weigh so much, in place of what the configuration said, which is replaced."""
         self.config = replace(self.config, momentum=momentum)
-        self.momentum = self.config.update_momentum
+        self._momentum = self.config.update_momentum
 
     def load(self, values: Mapping[str, Tensor]) -> None:
         """As for any running statistics; what was under way has arrived before, and is overwritten."""
