@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from ndpp_dense.integrations.registry import FRAMEWORKS as REGISTRY
 from ndpp_dense.layers import WhiteningConfig
 from ndpp_dense.layers.statistics.whitening import Whitening
 
@@ -26,7 +25,6 @@ STOREYS = [
     {"ops", "atomic_file", "config_files", "lazy_names"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
-TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 FRAMEWORKS = ["detectron2", "mmengine", "mmcv", "mmseg", "timm", "torchvision", "sklearn", "matplotlib", "pycocotools"]
 
 
@@ -92,55 +90,6 @@ def test_frameworks_are_imported_in_their_own_rooms(path):
         assert not names & {"detectron2", "mmengine", "mmcv", "mmseg"}
     if _storey(_room(path)) in (4, 5, 6):
         assert not names & set(FRAMEWORKS)
-
-
-def test_the_room_of_mmengine_knows_no_project_on_it():
-    for path in (PACKAGE / "integrations" / "mmengine").glob("*.py"):
-        names = _imported_modules(ast.parse(path.read_text(encoding="utf-8")), path)
-        projects = {"mmseg", "mmcv", "ndpp_dense.integrations.mmseg"}
-        assert [n for n in names if any(n == p or n.startswith(f"{p}.") for p in projects)] == [], path.name
-
-
-def _told_apart(source: str) -> list[str]:
-    """Return the lines that tell frameworks apart by name, as only the registry may.
-
-    These are literals (tuples, lists, sets, dictionaries, with all that is in them) that hold names of two or more
-    frameworks, and comparisons with the name of one as it is typed, ``match`` included. In literals names are also what
-    people write, and packages that belong to a framework. What an import did not find (``error.name``) may be compared.
-    """
-    owners = {name: r.name for r in REGISTRY.values() for name in (r.name, r.title, *r.packages)}
-    found = []
-    for node in ast.walk(ast.parse(source)):
-        named = {owners[n.value] for n in ast.walk(node) if isinstance(n, ast.Constant) and n.value in owners}
-        if isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict):
-            found += [f"line {node.lineno}: {' and '.join(sorted(named))}"] if len(named) > 1 else []
-        elif isinstance(node, ast.Compare | ast.MatchValue) and "error.name" not in ast.unparse(node):
-            typed = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant) and n.value in REGISTRY]
-            found += [f"line {node.lineno}: {ast.unparse(node)}"] if typed else []
-    return found
-
-
-@pytest.mark.parametrize("path", [*MODULES, *TOOLS], ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_only_the_registry_tells_frameworks_apart(path):
-    if path != PACKAGE / "integrations" / "registry.py":
-        assert _told_apart(path.read_text(encoding="utf-8")) == [], "ask ndpp_dense.integrations.registry instead"
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "FRAMEWORKS = ('detectron2', 'mmseg')",
-        "tasks = {'timm': 'classification', 'detectron2': 'detection'}",
-        "titles = [('a', 'Detectron2'), ('b', ['MMSegmentation'])]",
-        "quiet = {'fvcore', 'mmengine'}",
-        "if name == 'detectron2': pass",
-        "x = 1 if 'timm' != name else 2",
-        "match name:\n    case 'mmseg': pass",
-    ],
-)
-def test_a_list_of_frameworks_would_be_seen(line):
-    assert _told_apart(line)
-    assert not _told_apart("ours = ('mmseg', 'mmcv'), 'torchvision'\nif error.name != 'timm': raise")
 
 
 def test_import_loads_no_framework_but_torch():
