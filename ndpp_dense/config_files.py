@@ -66,6 +66,8 @@ def _not_found(wanted: str) -> str:
     near = difflib.get_close_matches(Path(wanted).name, sorted(names), n=3, cutoff=0.5)
     folders = ", ".join(str(folder) for root in config_folders() for folder in (root, *_subfolders(root)))
     hint = f"nearest names: {', '.join(near)}" if near else "no name is near it"
+    if Path(wanted).exists() and not Path(wanted).is_dir():
+        hint = "there is one, but it is a pipe or a device, not a file"
     return (
         f"no config {wanted!r}; {hint}. Searched {folders or 'nothing: the package has no configs'}; a path works too."
     )

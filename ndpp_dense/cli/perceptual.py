@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ndpp_dense.cli.launching import chosen_device
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 
 __all__ = ["add_arguments", "run"]
 
@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     from ndpp_dense.robustness.perceptual import PEERS, report
     from ndpp_dense.robustness.perceptual.training import check_loss
 
+    check_folder("--output", args.output)
     check_loss(args.loss)
     opinions = _open_set(args)
     peers, missing = perceptual.open_peers(PEERS if args.peers is None else args.peers)

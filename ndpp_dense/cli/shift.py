@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from ndpp_dense.cli.launching import chosen_device
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 from ndpp_dense.cli.parsing import Parser
 from ndpp_dense.integrations.registry import (
     FRAMEWORKS,
@@ -121,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from ndpp_dense.robustness.shift.report import shift_table
     from ndpp_dense.zoo import as_address
 
+    check_folder("--output", args.output)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args.weights = as_address(args.weights) if args.weights else ""
     args.device = chosen_device(args.device)

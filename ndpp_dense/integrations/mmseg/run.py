@@ -7,13 +7,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch.distributed as dist
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from ndpp_dense.integrations.mmengine.processes import auto_scale, prepare_processes, ranks_of
+from ndpp_dense.integrations.mmengine.setting_checks import flat_settings
 from ndpp_dense.integrations.mmseg.run_config import build_config, choose_resumed, evaluated_checkpoint
+from ndpp_dense.training.setting_faults import faults_of_settings
 
 __all__ = ["evaluate_or_train"]
+
+_NEXT = "Correct the setting that it is about, in the config or among --cfg-options."
 
 
 def evaluate_or_train(
@@ -66,13 +70,22 @@ def evaluate_or_train(
         lines = auto_scale(config, meant_for, ranks_of(config.launcher))
         if not dist.is_initialized() or dist.get_rank() == 0:
             say(*lines)
-    runner = Runner.from_cfg(config)
+    with faults_of_settings("building the model and what trains it", _NEXT, flat_settings(config)):
+        runner = _built(config, eval_only)
     if eval_only:
         runner.test()
     else:
         runner.train()
     if runner.rank == 0:
         say(f"results.json, predictions.png{'' if eval_only else ', curves.png'} in {config.work_dir}")
+
+
+def _built(config: Config, eval_only: bool) -> Runner:
+    runner = Runner.from_cfg(config)
+    if not eval_only:  # in the order of Runner.train, which would do it
+        runner.train_loop  # noqa: B018  (the property builds it)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    return runner
 
 
 def _read(words: Sequence[str]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from mmengine.logging import print_log
 from ndpp_dense.config_files import find_config
 from ndpp_dense.integrations.mmengine.checkpoint import newest_readable
 from ndpp_dense.integrations.mmengine.config import read_options
+from ndpp_dense.integrations.mmengine.processes import ranks_of
+from ndpp_dense.integrations.mmengine.setting_checks import check_settings, read_file
 
 __all__ = ["build_config", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -49,12 +51,13 @@ def build_config(
         ValueError: a setting is invalid.
     """
     path = find_config(name)
-    config = Config.fromfile(str(path))
+    config = read_file(path)
     if dataset is not None:
         for loader in filter(None, map(config.get, _LOADERS)):
             loader.dataset.data_root = dataset
     _check_options(config, options or {})
     config.merge_from_dict(dict(options or {}))
+    check_settings(config)
     config.launcher, config.resume = launcher, resume
     config.work_dir = work_dir or config.get("work_dir") or str(Path("output") / path.stem)
     if amp:
@@ -113,7 +116,9 @@ def _check_options(config: Config, options: Mapping[str, Any]) -> None:
         parts = key.split(".")
         for depth, part in enumerate(parts):
             if isinstance(node, list | tuple) and part.isdigit():
-                node = node[int(part)] if int(part) < len(node) else None
+                if int(part) >= len(node):
+                    raise KeyError(f"--cfg-options: no key {key!r}: {'.'.join(parts[:depth])} has {len(node)} entries.")
+                node = node[int(part)]
                 continue
             if not isinstance(node, Mapping | Config):
                 break  # replaces a value as a whole
