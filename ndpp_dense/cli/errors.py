@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from ndpp_dense.cli.warning_filters import quiet_frameworks
+from ndpp_dense.redaction import hide_secrets, redacted
 
 __all__ = ["Guard", "readable_errors", "shows_tracebacks"]
 
@@ -43,7 +44,7 @@ def readable_errors(traceback: bool) -> Iterator[None]:
         if message.startswith("Caught "):  # a data loader's worker sends its traceback as the message
             message = message.strip().splitlines()[-1]
         rank = f" in process {os.environ['RANK']}" if "RANK" in os.environ else ""
-        sys.stderr.write(f"error{rank}: {message}\n(--traceback shows where it arose)\n")
+        sys.stderr.write(f"error{rank}: {redacted(message)}\n(--traceback shows where it arose)\n")
         sys.stderr.flush()
         raise SystemExit(2) from None
 
@@ -58,6 +59,7 @@ class Guard:
     def __init__(self, traceback: bool) -> None:
         self.traceback = traceback
         quiet_frameworks()
+        hide_secrets()
 
     def __reduce__(self) -> tuple[type[Guard], tuple[bool]]:
         return Guard, (self.traceback,)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ndpp_dense.redaction import redacted
+
 __all__ = ["say", "table"]
 
 
 def say(*lines: str) -> None:
-    """Writes lines."""
+    """Writes lines; secrets in addresses are left out."""
     for line in lines:
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{redacted(line)}\n")
     sys.stdout.flush()
 
 

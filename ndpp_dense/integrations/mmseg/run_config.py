@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from ndpp_dense.config_files import find_config
 from ndpp_dense.integrations.mmengine.checkpoint import newest_readable
 from ndpp_dense.integrations.mmengine.config import read_options
+from ndpp_dense.integrations.mmengine.reading import read_config
 
 __all__ = ["build_config", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -49,7 +50,7 @@ def build_config(
         ValueError: a setting is invalid.
     """
     path = find_config(name)
-    config = Config.fromfile(str(path))
+    config = read_config(path)
     if dataset is not None:
         for loader in filter(None, map(config.get, _LOADERS)):
             loader.dataset.data_root = dataset
