@@ -9,9 +9,10 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-__all__ = ["hide_secrets", "redacted"]
+__all__ = ["hide_secrets", "redacted", "redacted_address"]
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]*)")
+_WHOLE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>.*)", re.DOTALL)
 _PART = re.compile(r"([^&;=]+=)?[^&;]+")  # of a query: its name may be shown
 _HIDDEN = "***"
 
@@ -20,9 +21,15 @@ def redacted(text: str) -> str:
     """A text in which every address has ``***`` in place of user and password, and of what a query gives.
 
     Args:
-        text: An address, or a message with any number of them.
+        text: A message with any number of addresses, each without spaces.
     """
     return _ADDRESS.sub(_hidden, text)
+
+
+def redacted_address(address: str) -> str:
+    """As :func:`redacted`, of an address alone, whatever signs are in it; a path stays as it is."""
+    whole = _WHOLE.fullmatch(address)
+    return _hidden(whole) if whole else address
 
 
 def _hidden(match: re.Match[str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.redaction import redacted
+from ndpp_dense.redaction import redacted, redacted_address
 from ndpp_dense.zoo.cache import Cache
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.http import CutOffError, Patience, RefusedError, blocks, open_http, stated_length
@@ -37,7 +37,7 @@ def local_copy(address: str, *, cache: Cache | None = None, patience: Patience |
     Raises:
         ZooError: It cannot be had; says why.
     """
-    kept = cache or Cache()
+    kept, address = cache or Cache(), address.replace(" ", "%20")
     name = _STRANGE.sub("_", unquote(PurePosixPath(urlsplit(address).path).name))[-100:].lstrip(".") or "weights.pth"
     path = kept.home / "addresses" / hashlib.sha256(address.encode()).hexdigest()[:32] / name
     return once_a_node(lambda: _fetched(address, path, patience or Patience()), str(kept.home))
@@ -47,7 +47,9 @@ def _fetched(address: str, path: Path, patience: Patience) -> Path:
     if path.is_file() and not path.is_symlink():
         return path
     if is_offline():
-        raise ZooError(f"{OFFLINE} is set and {redacted(address)} was not fetched before. Unset it, or name a file.")
+        raise ZooError(
+            f"{OFFLINE} is set and {redacted_address(address)} was not fetched before. Unset it, or name a file."
+        )
     for attempt in range(1, patience.attempts + 1):
         try:
             with replacing(path) as made:
@@ -55,13 +57,13 @@ def _fetched(address: str, path: Path, patience: Patience) -> Path:
             return path
         except (CutOffError, RefusedError) as error:
             if isinstance(error, RefusedError) or attempt == patience.attempts:
-                raise ZooError(f"cannot fetch {redacted(address)}: {redacted(str(error))}.") from error
+                raise ZooError(f"cannot fetch {redacted_address(address)}: {redacted(str(error))}.") from error
             time.sleep(patience.backoff * 2 ** (attempt - 1))
         except OSError as error:
             raise ZooError(
                 f"cannot write {path} ({error}). Set NDPP_HOME to a folder that you can write to."
             ) from error
-    raise ZooError(f"cannot fetch {redacted(address)}.")
+    raise ZooError(f"cannot fetch {redacted_address(address)}.")
 
 
 def _fetch(address: str, made: Path, patience: Patience) -> None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from ndpp_dense.redaction import redacted
+from ndpp_dense.redaction import redacted_address
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.part import PartFile, WrongBytesError
 
@@ -204,7 +204,7 @@ class _SameOrSafer(urllib.request.HTTPRedirectHandler):
         before, after = urlsplit(req.full_url), urlsplit(newurl)
         less_safe = after.scheme not in ("http", "https") or (before.scheme == "https" and after.scheme == "http")
         if less_safe or "@" in after.netloc:
-            raise RefusedError(f"it redirects to {redacted(newurl)!r:.120}, which is not followed")
+            raise RefusedError(f"it redirects to {redacted_address(newurl)!r:.120}, which is not followed")
         request = super().redirect_request(req, fp, code, msg, headers, newurl)
         secret = req.unredirected_hdrs.get(_AUTHORIZATION)
         if request is not None and secret and (before.scheme, before.netloc) == (after.scheme, after.netloc):
@@ -215,7 +215,7 @@ class _SameOrSafer(urllib.request.HTTPRedirectHandler):
         """Says what a refused redirect would have led to, before the parent class gives its own, shorter reason."""
         target = headers.get("location") or headers.get("uri") or ""
         if urlsplit(target).scheme not in ("", "http", "https"):
-            raise RefusedError(f"it redirects to {redacted(target)!r:.120}, which is not followed")
+            raise RefusedError(f"it redirects to {redacted_address(target)!r:.120}, which is not followed")
         return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ndpp_dense.redaction import redacted
+from ndpp_dense.redaction import redacted_address
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.rows import ZooFile, ZooModel, is_address, read_model
 
@@ -151,7 +151,7 @@ def read_content(content: dict[str, Any], file: Path) -> ZooIndex:
         raise ZooError(f"{where}: 'models' must be a list of rows and 'base_urls' one of texts.")
     for base in bases:
         if not is_address(base):
-            raise ZooError(f"{where}: the base url {redacted(base)!r:.120} must be http(s)://...")
+            raise ZooError(f"{where}: the base url {redacted_address(base)!r:.120} must be http(s)://...")
     models: dict[str, ZooModel] = {}
     for row in rows:
         model = read_model(row, where)
