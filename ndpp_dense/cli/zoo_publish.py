@@ -88,7 +88,7 @@ def _row(args: argparse.Namespace, index: ZooIndex) -> ZooModel:
     name = args.name or config.stem
     before = index.models.get(name)
     texts: dict[str, Any] = {key: getattr(args, key) or (getattr(before, key) if before else "") for key in _TEXTS}
-    check_overrides(framework, args.override, "--override")
+    check_overrides(args.override, "--override")
     lacking = [f"--{key}" for key in ("task", "data", "budget", "licence", "command") if not texts[key]]
     if lacking:
         raise ZooError(f"a card needs {', '.join(lacking)}.")

@@ -87,7 +87,7 @@ def test_hostile_overrides_are_refused_when_the_index_is_read(zoo, framework, wo
     ],
 )
 def test_sizes_and_whitening_may_be_set(framework, words):
-    check_overrides(framework, words, "row")
+    check_overrides(words, "row")
 
 
 def test_a_config_of_another_folder_is_never_meant(zoo, tmp_path, monkeypatch):
@@ -147,4 +147,4 @@ def test_bases_of_an_index_are_web_addresses(zoo, base):
 def test_every_ndpp_setting_may_be_set():
     from ndpp_dense.conversion.options import OPTIONS
 
-    check_overrides("timm", [f"ndpp.{name}=1" for name in OPTIONS], "row")
+    check_overrides([f"ndpp.{name}=1" for name in OPTIONS], "row")
