@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.pretrain import checkpoint
@@ -24,6 +25,7 @@ from ndpp_dense.pretrain.processes import is_main, rank, world_size
 from ndpp_dense.pretrain.stream import ValidationShard, validation_batches
 from ndpp_dense.pretrain.trainer import Pretrainer
 from ndpp_dense.reports.results_file import write_results
+from ndpp_dense.training.run_folder import claimed
 
 __all__ = ["evaluate_only", "logged", "scaled", "train"]
 
@@ -89,17 +91,17 @@ def train(
 
     Raises:
         FileNotFoundError: Data or weights are missing.
-        ValueError: Settings, data or a checkpoint are faulty.
+        ValueError: Settings, data or a checkpoint are faulty; the folder holds a run and ``resume`` is not set, or
+            another process writes to it.
         FloatingPointError: Training diverged.
     """
     images, val = open_images(data, config.num_classes)
-    trainer = Pretrainer(config, images, val, device, output)
-    _log.info("%s", _found(config, images, val, device, trainer.state.network))
-    if resume:
-        trainer.resume()
-    elif (output / checkpoint.LAST).exists():
-        _log.warning("%s holds a run already, which is overwritten: --resume would continue it.", output)
-    results = trainer.train()
+    with claimed(output, checkpoint.CHECKPOINTS, resume=resume):
+        trainer = Pretrainer(config, images, val, device, output)
+        _log.info("%s", _found(config, images, val, device, trainer.state.network))
+        if resume:
+            trainer.resume()
+        results = trainer.train()
     _log.info("%s", _table(results))
     return results
 
@@ -125,7 +127,10 @@ def evaluate_only(
     """
     images, val = open_images(data, config.num_classes)
     network = build_network(config, len(images.classes))
-    newest = checkpoint.newest_readable(output) if resume else None
+    found = decided_by_main(lambda: checkpoint.newest_sound(output)) if resume else None
+    if found and found.report and is_main():
+        _log.warning("%s", found.report)
+    newest = found.path if found else None
     if newest is None and not config.weights:
         hint = "" if resume else " (--resume is not given)"
         raise FileNotFoundError(

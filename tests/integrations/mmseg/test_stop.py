@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from ndpp_dense.distributed.stopping import StoppedEarly, watching_for_stop
 from ndpp_dense.integrations.mmengine import checkpoint
-from ndpp_dense.integrations.mmengine.checkpoint import newest_readable
+from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.processes import auto_scale
 from ndpp_dense.integrations.mmseg.run_config import choose_resumed
 
@@ -49,17 +49,17 @@ def write(folder, *names):
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(checkpoint, "print_log", lambda message, **options: said.append(message))
+    monkeypatch.setattr(checkpoint, "_warn", said.append)
     write(tmp_path, "iter_90.pth", "iter_100.pth", "best_mIoU_iter_90.pth", "iter_110.pth")
-    assert newest_readable(tmp_path) == str(tmp_path / "iter_110.pth")
+    assert newest_sound(tmp_path) == str(tmp_path / "iter_110.pth")
     for name, size in (("iter_110.pth", 700), ("iter_100.pth", 0)):
         os.truncate(tmp_path / name, size)
-    assert newest_readable(tmp_path) == str(tmp_path / "iter_90.pth")
+    assert newest_sound(tmp_path) == str(tmp_path / "iter_90.pth")
     assert len(said) == 1
     assert "Falling back to the checkpoint before" in said[0]
     os.truncate(tmp_path / "iter_90.pth", 0)
-    with pytest.raises(ValueError, match=r"no checkpoint in .* is readable.*iter_110.pth \(700 bytes\).*--resume"):
-        newest_readable(tmp_path)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is sound.*iter_110.pth \(700 bytes\).*--resume"):
+        newest_sound(tmp_path)
 
 
 def test_nothing_to_resume_starts_from_the_weights_of_the_config(run_config, tmp_path):
