@@ -15,6 +15,7 @@ from torch import nn
 
 from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
+from ndpp_dense.distributed.stopping import stopping_at_once
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.pretrain import checkpoint
 from ndpp_dense.pretrain.config import PretrainConfig
@@ -124,7 +125,15 @@ def evaluate_only(
     Raises:
         FileNotFoundError: There is nothing to evaluate, or data are missing.
         ValueError: Settings, data or weights are faulty.
+        StoppedEarly: A signal asked for it.
     """
+    with stopping_at_once("the evaluation"):
+        return _evaluate(config, data, output, device, resume)
+
+
+def _evaluate(
+    config: PretrainConfig, data: str | Path, output: Path, device: torch.device, resume: bool
+) -> dict[str, float]:
     images, val = open_images(data, config.num_classes)
     network = build_network(config, len(images.classes))
     found = decided_by_main(lambda: checkpoint.newest_sound(output)) if resume else None

@@ -87,8 +87,8 @@ def choose_newest(
         return Choice(path, damaged, _report(path, damaged, faults, step_of, run) if faults else "")
     if faults:
         raise ValueError(
-            f"no checkpoint in {folder} is sound. {'. '.join(faults)}. Copy one back that is, or start again in another "
-            "folder without --resume."
+            f"no checkpoint in {folder} is sound. {'. '.join(faults)}. Copy one back that is, or start again in "
+            "another folder without --resume."
         )
     return Choice()
 

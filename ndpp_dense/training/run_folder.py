@@ -27,7 +27,14 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def claimed(folder: str | Path, checkpoints: Sequence[str], *, resume: bool, flag: str = "--output") -> Iterator[None]:
+def claimed(
+    folder: str | Path,
+    checkpoints: Sequence[str],
+    *,
+    resume: bool,
+    flag: str = "--output",
+    kept_in: str | Path | None = None,
+) -> Iterator[None]:
     """Inside the block the folder is this run's. All ranks enter it; the first one holds the lock for them.
 
     A process that ends in whatever way gives the lock back. A folder that only a start without checkpoints has written
@@ -38,14 +45,21 @@ def claimed(folder: str | Path, checkpoints: Sequence[str], *, resume: bool, fla
         checkpoints: Patterns of the names of checkpoints there.
         resume: Whether the run goes on with what it finds.
         flag: The command line's word for another folder.
+        kept_in: Where the checkpoints are; None for the folder itself.
 
     Raises:
         ValueError: Another process writes to the folder, or it holds a run and ``resume`` is not set.
     """
     place = Path(folder)
     held: list[TextIO] = []
-    decided_by_main(lambda: _claim(place, checkpoints, resume, flag, held))
+
+    def claim() -> None:
+        held.extend(_lock(place, flag))
+        if not resume:
+            _start_fresh(Path(kept_in or folder), checkpoints, flag)
+
     try:
+        decided_by_main(claim)
         yield
     finally:
         for lock in held:
@@ -56,8 +70,8 @@ def read_run(folder: Path) -> dict[str, Any]:
     """What the folder says of its run; empty where it says nothing, or is damaged.
 
     Returns:
-        ``run`` is the run's name, ``sealed`` whether all of its checkpoints have a seal, ``step`` how many optimizer steps
-        the newest checkpoint has.
+        ``run`` is the run's name, ``sealed`` whether all of its checkpoints have a seal, ``step`` how many optimizer
+        steps the newest checkpoint has.
     """
     try:
         found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
@@ -89,15 +103,9 @@ def _digest(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
 
 
-def _claim(folder: Path, checkpoints: Sequence[str], resume: bool, flag: str, held: list[TextIO]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    held.extend(_lock(folder, flag))
-    if resume:
-        return
+def _start_fresh(folder: Path, checkpoints: Sequence[str], flag: str) -> None:
     found = sorted(file.name for pattern in checkpoints for file in folder.glob(pattern))
     if found:
-        for lock in held:
-            lock.close()
         shown = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
         raise ValueError(
             f"{folder} holds a run already ({shown}): continue it with --resume, or write to another folder with "
@@ -113,6 +121,7 @@ def _lock(folder: Path, flag: str) -> list[TextIO]:
     A lock of the process, not of the open file: loader processes, which outlive a killed run by seconds, do not
     inherit it, and file systems in a network know it.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / _LOCK_FILE).open("a+", encoding="utf-8")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,6 +13,7 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from torch import nn
 
 from ndpp_dense import fold_ndpp, nd_layers
+from ndpp_dense.distributed.patience import patient
 from ndpp_dense.integrations.detectron2.curves import save_curves
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.pictures import save_predictions
@@ -47,7 +48,7 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
             evaluator = COCOEvaluator(name, output_dir=str(_folder(cfg, name)), use_fast_impl=False)
             mapper = CheckedDatasetMapper(cfg, is_train=False)  # pyright: ignore[reportCallIssue]
             loader: Any = build_detection_test_loader(cfg, name, mapper=mapper)  # pyright: ignore
-            found = inference_on_dataset(model, loader, evaluator)
+            found = inference_on_dataset(model, patient(loader), evaluator)
             if found:
                 results[name] = found
     return next(iter(results.values())) if len(results) == 1 else results

@@ -110,7 +110,7 @@ def newest_sound(folder: str | Path, *, adopt: bool = False) -> str | None:
     if named is not None and not named.is_file():
         if not files:
             raise ValueError(
-                f"{folder / _POINTER} names {named.name!r}, which is not there, and {folder} holds no other checkpoint. "
+                f"{folder / _POINTER} names {named.name!r}, which is not there, and there is no other checkpoint. "
                 "Copy one back, or start again in another folder without --resume."
             )
         _warn(f"{folder / _POINTER} is damaged: it names {named.name!r}, which is not there.")

@@ -18,7 +18,7 @@ from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.config import read_options
 from ndpp_dense.integrations.mmengine.processes import ranks_of
 
-__all__ = ["build_config", "choose_resumed", "evaluated_checkpoint"]
+__all__ = ["build_config", "checkpoint_folder", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 _REMOTE = ("://",)
 
@@ -76,7 +76,7 @@ def evaluated_checkpoint(config: Config) -> str:
     Raises:
         FileNotFoundError: There is none.
     """
-    found = newest_sound(_checkpoint_folder(config)) if config.resume else None
+    found = newest_sound(checkpoint_folder(config)) if config.resume else None
     found = found or config.get("load_from")
     if not found:
         raise FileNotFoundError(
@@ -94,7 +94,7 @@ def choose_resumed(config: Config) -> None:
     Raises:
         ValueError: There are checkpoints, and none is sound.
     """
-    found = decided_by_main(lambda: newest_sound(_checkpoint_folder(config), adopt=True))
+    found = decided_by_main(lambda: newest_sound(checkpoint_folder(config), adopt=True))
     config.resume = found is not None
     if found is None:
         print_log(f"Nothing to resume in {config.work_dir}: starting fresh.", "current", logging.WARNING)
@@ -102,7 +102,7 @@ def choose_resumed(config: Config) -> None:
         config.load_from = found
 
 
-def _checkpoint_folder(config: Config) -> str:
+def checkpoint_folder(config: Config) -> str:
     """Where MMEngine's CheckpointHook writes."""
     folder = config.get("default_hooks", {}).get("checkpoint", {}).get("out_dir")
     return str(Path(folder) / Path(config.work_dir).name) if folder else config.work_dir
