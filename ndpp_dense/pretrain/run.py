@@ -26,6 +26,7 @@ from ndpp_dense.pretrain.processes import is_main, rank, world_size
 from ndpp_dense.pretrain.stream import ValidationShard, validation_batches
 from ndpp_dense.pretrain.trainer import Pretrainer
 from ndpp_dense.reports.results_file import write_results
+from ndpp_dense.training.log_files import forgiving
 from ndpp_dense.training.run_folder import claimed
 
 __all__ = ["evaluate_only", "logged", "scaled", "train"]
@@ -41,7 +42,7 @@ def logged(output: Path) -> Iterator[None]:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if is_main():
         output.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(output / "log.txt", encoding="utf-8"))
+        handlers.append(forgiving(logging.FileHandler(output / "log.txt", encoding="utf-8")))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(_FORMAT, "%m-%d %H:%M:%S"))
         logger.addHandler(handler)

@@ -23,8 +23,12 @@ from ndpp_dense.pretrain.progress import Progress
 from ndpp_dense.pretrain.state import TrainingState
 from ndpp_dense.pretrain.stream import Batch, TrainStream, ValidationShard, train_batches, validation_batches
 from ndpp_dense.training.nonfinite import nonfinite_parameters
+from ndpp_dense.training.settings import changed_settings, flat_settings
 
-__all__ = ["Pretrainer"]
+__all__ = ["HELD_SETTINGS", "Pretrainer"]
+
+# Part of the optimizer's state in a checkpoint, and the weights themselves: a resumed run goes on with them.
+HELD_SETTINGS = ("momentum", "weight_decay", "weights")
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +63,7 @@ class Pretrainer:
         self.output = Path(output)
         self._images, self._val = train, val
         self._last_is_sound = True
+        self._held: dict[str, Any] = {}  # settings that a checkpoint has decided
         stream = self._stream(config.seed, 0)
         self._portion_size = stream.portion_size
         random_seed(config.seed)  # equal weights on all ranks
@@ -89,6 +94,7 @@ class Pretrainer:
             return False
         saved = checkpoint.read_checkpoint(found)
         try:
+            self._compare_settings(saved.get("config", {}))
             before, now = saved["data"], self._data_facts()
             self.state.load_state_dict(saved)
         except (RuntimeError, KeyError, ValueError) as error:
@@ -187,8 +193,18 @@ class Pretrainer:
                 f"{self.output / checkpoint.LAST}. Try a lower lr."
             )
 
+    def _compare_settings(self, before: dict[str, Any]) -> None:
+        """Says what changed. A new optimizer cannot go on from the state of another."""
+        now = asdict(self.config)
+        if before.get("optimizer", now["optimizer"]) != now["optimizer"]:
+            raise ValueError(f"optimizer = {now['optimizer']!r}, but it was {before['optimizer']!r}")
+        known = {name: value for name, value in before.items() if name in now}
+        for line in changed_settings(flat_settings(now), flat_settings({**now, **known}), HELD_SETTINGS):
+            _log.warning("%s", line)
+        self._held = {name: known[name] for name in HELD_SETTINGS if name in known}
+
     def _facts(self) -> dict[str, Any]:
-        return {"config": asdict(self.config), "classes": list(self._images.classes)}
+        return {"config": {**asdict(self.config), **self._held}, "classes": list(self._images.classes)}
 
     def _data_facts(self) -> dict[str, int]:
         facts = {name: getattr(self.config, name) for name in ("seed", "batch_size", "accumulation")}

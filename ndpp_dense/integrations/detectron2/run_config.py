@@ -23,6 +23,7 @@ from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
+from ndpp_dense.training.log_files import forgiving
 
 __all__ = ["build_config", "merge_config", "prepare_run", "register_datasets"]
 
@@ -110,7 +111,8 @@ def prepare_run(cfg: CfgNode) -> None:
         logger = logging.getLogger(name)
         for handler in [*logger.handlers]:  # of an earlier run in this process
             logger.removeHandler(handler)
-        setup_logger(str(folder), distributed_rank=rank, name=name, abbrev_name=short)
+        for handler in setup_logger(str(folder), distributed_rank=rank, name=name, abbrev_name=short).handlers:
+            forgiving(handler)
     if comm.is_main_process():
         with replacing(folder / "config.yaml") as path:
             path.write_text(cfg.dump(), encoding="utf-8")

@@ -21,6 +21,7 @@ from ndpp_dense.integrations.mmseg.run_config import (
     choose_resumed,
     evaluated_checkpoint,
 )
+from ndpp_dense.training.log_files import forgiving
 from ndpp_dense.training.run_folder import claimed
 
 __all__ = ["evaluate_or_train"]
@@ -88,6 +89,8 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
         if not dist.is_initialized() or dist.get_rank() == 0:
             say(*lines)
     runner = Runner.from_cfg(config)
+    for handler in runner.logger.handlers:
+        forgiving(handler)
     if eval_only:
         runner.test()
     else:
