@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,6 +15,7 @@ __all__ = ["patience", "patient", "waiting_for_loaders"]
 Loader = TypeVar("Loader", bound=Any)
 
 _DEFAULT = 30.0  # minutes
+_MOMENT = 5.0  # seconds for a killed process to be gone
 _minutes = [_DEFAULT]
 _TIMED_OUT = "DataLoader timed out after"
 _DIED = re.compile(r"DataLoader worker \(pid.*?\) (?:exited unexpectedly|is killed by signal: [^.]*)")
@@ -66,5 +69,13 @@ def waiting_for_loaders(minutes: float) -> Iterator[None]:
 
 def _end_children() -> None:
     """Kills: a stopped process hears nothing else, and would be waited for at the end."""
-    for child in multiprocessing.active_children():
-        child.kill()
+    main = threading.current_thread() is threading.main_thread()
+    # torch's own handler would raise an error for every process that ends here, in the middle of what is being said.
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if main else None
+    try:
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join(_MOMENT)
+    finally:
+        if main:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL if before is None else before)

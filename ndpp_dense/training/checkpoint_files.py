@@ -74,6 +74,7 @@ def choose_newest(
         try:
             seal = check_seal(path)
             _check_run(seal, run, candidates)
+            _check_step(seal, step_of(path))
             load(path)
         except MemoryError:
             raise
@@ -115,6 +116,11 @@ def _check_run(seal: dict[str, Any] | None, run: dict[str, Any], candidates: Seq
     others = {found.get("run") for path in candidates if (found := read_seal(path))} - {seal.get("run")}
     if not run and others:
         raise ValueError("the folder holds checkpoints of several runs, and its run.json is lost")
+
+
+def _check_step(seal: dict[str, Any] | None, named: int | None) -> None:
+    if seal is not None and None not in (named, seal.get("step")) and seal["step"] != named:
+        raise ValueError(f"it holds step {seal['step']}, not {named}")
 
 
 def _report(

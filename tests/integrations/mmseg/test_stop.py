@@ -62,7 +62,7 @@ def test_changed_settings_are_said_with_those_that_count(run_config, tmp_path, m
     ]
     assert [line.rsplit(": ", 1)[1].startswith("the checkpoint's") for line in lines] == [True, True, True, False]
     group = runner.optim_wrapper.param_groups[0]
-    assert (group["momentum"], group["initial_lr"], runner.seed) == (0.9, 0.01, 0)
+    assert (group["momentum"], group["initial_lr"], runner.seed) == (0.9, 0.05, 0)
     config = run_config("run", optim_wrapper__optimizer__type="Adam", optim_wrapper__optimizer__momentum=0.9)
     del config.optim_wrapper.optimizer["momentum"]
     choose_resumed(config)
