@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from ndpp_dense.cli.probes import in_a_process
 from ndpp_dense.zoo import Cache, load_index, locate
 
-__all__ = ["Finding", "all_findings"]
+__all__ = ["Finding", "all_findings", "torch_findings"]
 
-_INSTALLER = "python tools/install_detectron2.py"
-_TIMEOUT = 120.0
+_INSTALLER = "ndpp install-detectron2"
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Finding:
 def all_findings() -> list[Finding]:
     """Runs all checks; one that fails in an unforeseen way is a finding too."""
     checks: list[Callable[[], Finding | list[Finding]]] = [
-        _python, _torch, _gpu, _nccl, _base, _detectron2, _mmseg, _timm, _video, _zoo, _network,
+        _python, _torch, _base, _detectron2, _mmseg, _timm, _video, _zoo, _network,
     ]  # fmt: skip
     findings: list[Finding] = []
     for check in checks:
@@ -58,7 +59,26 @@ def _python() -> Finding:
     return Finding("Python", known, f"{platform.python_version()} on {platform.system()} {platform.machine()}", remedy)
 
 
-def _torch() -> Finding:
+def _torch() -> list[Finding]:
+    """Three findings from a process of their own: this one needs no torch."""
+    done = in_a_process("import json; from ndpp_dense.cli import checks; print(json.dumps(checks.torch_findings()))")
+    if done.returncode:
+        return [Finding("torch", False, _last_line(done.stderr), "install torch again, see pytorch.org/get-started")]
+    return [Finding(*words) for words in json.loads(done.stdout.splitlines()[-1])]
+
+
+def torch_findings() -> list[tuple[str, bool | None, str, str]]:
+    """What is found by calling torch: itself, a GPU, the ways to talk to other processes."""
+    found = []
+    for check in (_torch_itself, _gpu, _distributed):
+        try:
+            found.append(astuple(check()))
+        except Exception as error:
+            found.append((check.__name__.strip("_"), False, f"{type(error).__name__}: {error}", ""))
+    return found
+
+
+def _torch_itself() -> Finding:
     import torch
 
     x = torch.ones(8, 8, requires_grad=True)
@@ -89,7 +109,7 @@ def _has_smi() -> bool:
     return which("nvidia-smi") is not None
 
 
-def _nccl() -> Finding:
+def _distributed() -> Finding:
     import torch
     import torch.distributed as dist
 
@@ -117,7 +137,7 @@ def _base() -> list[Finding]:
 def _detectron2() -> Finding:
     if not importlib.util.find_spec("detectron2"):
         return Finding("Detectron2", None, "not installed", f"pip install -e '.[detectron2]' && {_INSTALLER}")
-    done = _in_a_process(
+    done = in_a_process(
         "import detectron2, ndpp_dense.integrations.detectron2.prediction; from detectron2 import _C; "
         "print(detectron2.__version__, 'placeholder' if (_C.__file__ or '').endswith('.py') else 'compiled')"
     )
@@ -131,7 +151,7 @@ def _detectron2() -> Finding:
 def _mmseg() -> Finding:
     if not importlib.util.find_spec("mmseg"):
         return Finding("MMSegmentation", None, "not installed", "pip install -e '.[mmseg]' -c constraints.txt")
-    done = _in_a_process(
+    done = in_a_process(
         "import ndpp_dense.integrations.mmseg.prediction, mmengine, mmcv, mmseg; from importlib.util import find_spec; "
         "print(mmseg.__version__, mmengine.__version__, mmcv.__version__, find_spec('mmcv._ext') is None)"
     )
@@ -148,7 +168,7 @@ def _mmseg() -> Finding:
 def _timm() -> Finding:
     if not importlib.util.find_spec("timm"):
         return Finding("timm", None, "not installed: no backbones, no pretraining", "pip install -e '.[pretrain]'")
-    done = _in_a_process("import timm, ndpp_dense.pretrain.network; print(timm.__version__)")
+    done = in_a_process("import timm, ndpp_dense.pretrain.network; print(timm.__version__)")
     if done.returncode:
         return Finding("timm", False, _last_line(done.stderr), "pip install -U timm")
     return Finding("timm", True, done.stdout.strip())
@@ -157,7 +177,7 @@ def _timm() -> Finding:
 def _video() -> Finding:
     if not importlib.util.find_spec("cv2"):
         return Finding("OpenCV", None, "not installed: no videos", "pip install opencv-python-headless")
-    done = _in_a_process("import cv2; print(cv2.__version__, len(cv2.videoio_registry.getStreamBackends()))")
+    done = in_a_process("import cv2; print(cv2.__version__, len(cv2.videoio_registry.getStreamBackends()))")
     if done.returncode:
         return Finding("OpenCV", False, _last_line(done.stderr), "pip install opencv-python-headless")
     number, backends = done.stdout.split()
@@ -184,12 +204,6 @@ def _network() -> Finding:
     names = ("NDPP_OFFLINE", "NDPP_ZOO_MIRROR", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NO_PROXY")
     # Not their values: an address of a proxy may hold a password.
     return Finding("network", True, f"set: {', '.join(name for name in names if os.environ.get(name)) or 'nothing'}")
-
-
-def _in_a_process(code: str) -> subprocess.CompletedProcess[str]:
-    """Runs code where a crash or a conflict does no harm to this process."""
-    words = [sys.executable, "-W", "ignore", "-c", code]
-    return subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
 
 
 def _last_line(text: str) -> str:

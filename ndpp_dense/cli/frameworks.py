@@ -12,7 +12,7 @@ __all__ = ["framework_of", "predictor_of"]
 
 # The module that builds and evaluates, and what to install for it.
 _MODULES = {
-    "detectron2": ("ndpp_dense.integrations.detectron2", "Detectron2 (python tools/install_detectron2.py)"),
+    "detectron2": ("ndpp_dense.integrations.detectron2", "Detectron2 (ndpp install-detectron2)"),
     "mmseg": ("ndpp_dense.integrations.mmseg", "MMSegmentation (pip install 'ndpp-dense[mmseg]')"),
     "timm": ("ndpp_dense.pretrain", "timm (pip install 'ndpp-dense[pretrain]')"),
 }

@@ -13,6 +13,7 @@ import numpy as np
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.cli.frameworks import predictor_of
 from ndpp_dense.cli.images import VIDEOS, Video, images_in, save_image, write_video
+from ndpp_dense.cli.launching import chosen_device
 from ndpp_dense.cli.output import say
 from ndpp_dense.zoo import load_index
 
@@ -31,15 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predicts and draws."""
-    import torch
+    from ndpp_dense.zoo import load_checkpoint
 
     if not 0 <= args.score <= 1:
         raise ValueError(f"--score {args.score} must be between 0 and 1.")
     is_video = args.input.is_file() and args.input.suffix.lower() in VIDEOS
     images, left_out = ([], "") if is_video else images_in(args.input)
-    model = load_index().find(args.weights)
-    kind = predictor_of(model)
-    predictor = kind(model.name, args.device or ("cuda" if torch.cuda.is_available() else "cpu"), args.score)
+    index = load_index()
+    kind = predictor_of(index.find(args.weights))
+    checkpoint = load_checkpoint(args.weights, index=index)
+    predictor = kind(checkpoint, chosen_device(args.device), args.score)
     if is_video:
         _video(predictor, args)
         return 0

@@ -8,21 +8,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from ndpp_dense.cli.frameworks import framework_of
 from ndpp_dense.cli.output import say
 from ndpp_dense.config_files import find_config
-from ndpp_dense.conversion.fold import fold_ndpp
-from ndpp_dense.layers.base import nd_layers
-from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_index, load_into
+from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_index
 from ndpp_dense.zoo.index import checkpoints_folder, index_path, read_content, write_index
 from ndpp_dense.zoo.pages import write_pages
-from ndpp_dense.zoo.publish import add_row, write_weights
-from ndpp_dense.zoo.weights import read_verified
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["add_parser"]
 
@@ -63,6 +59,10 @@ def run(args: argparse.Namespace) -> int:
         return _refresh()
     if args.checkpoint is None or not args.config:
         raise ZooError("publish needs a CHECKPOINT and its --config, or --refresh.")
+    from ndpp_dense.layers.base import nd_layers
+    from ndpp_dense.zoo import load_into
+    from ndpp_dense.zoo.publish import add_row, write_weights
+
     index = load_index()
     row = _row(args, index)
     framework = framework_of(row)
@@ -160,6 +160,8 @@ def _metric(name: str, value: float, args: argparse.Namespace) -> Metric:
 
 def _evaluated(row: ZooModel, path: Path, framework: Any, args: argparse.Namespace) -> ZooModel:
     """The row with what its own file gives in place of what the run reported."""
+    from ndpp_dense.zoo.weights import read_verified
+
     with tempfile.TemporaryDirectory() as output:
         weights, _ = read_verified(path, row.files[0])
         found = framework.evaluate_zoo_model(row, weights, args.evaluate or None, Path(output))
@@ -174,7 +176,11 @@ def _gflops(network: nn.Module, row: ZooModel) -> float | None:
     """Multiply-adds for one blank image of the row's size, in thousand millions."""
     if not row.image_size:
         return None
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
+
+    from ndpp_dense.conversion.fold import fold_ndpp
+    from ndpp_dense.layers.base import nd_layers
 
     height, width = row.image_size
     image = torch.zeros(3, height, width)

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from ndpp_dense.pretrain.network import READ_ERRORS
 from ndpp_dense.training import checkpoint_files
-from ndpp_dense.training.checkpoint_files import Choice, choose_newest, reason_of
-from ndpp_dense.weights.seal import check_seal
+from ndpp_dense.training.checkpoint_files import Choice, choose_newest
+from ndpp_dense.weights import files
 
 __all__ = [
     "BEST",
@@ -54,13 +53,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointReadError: The file is not as it was written, or is no checkpoint of a run.
     """
     try:
-        check_seal(path)
-        return _read(path)
-    except READ_ERRORS as error:
-        size = path.stat().st_size if path.is_file() else 0
-        raise CheckpointReadError(
-            f"cannot read checkpoint {path} ({size} bytes): {reason_of(error)}. It is damaged or of another kind."
-        ) from error
+        state = files.read_checkpoint(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointReadError(str(error)) from error
+    if "model" not in state:
+        raise CheckpointReadError(f"cannot read checkpoint {path}: it holds no weights under 'model'.")
+    return state
 
 
 def newest_sound(folder: Path, *, adopt: bool = False) -> Choice:
@@ -78,13 +76,6 @@ def newest_sound(folder: Path, *, adopt: bool = False) -> Choice:
     """
     found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
     try:
-        return choose_newest(found, _read, lambda path: None, folder, adopt=adopt)
+        return choose_newest(found, read_checkpoint, lambda path: None, folder, adopt=adopt)
     except ValueError as error:
         raise CheckpointReadError(str(error)) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(state, dict) or "model" not in state:
-        raise ValueError("it holds no weights under 'model'")
-    return state

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ndpp_dense.training.run_folder import note_run, read_run
-from ndpp_dense.weights.seal import check_seal, read_seal, write_sealed
+from ndpp_dense.weights.seal import read_seal, write_sealed
 
-__all__ = ["Choice", "choose_newest", "is_of_run", "reason_of", "save_checkpoint"]
+__all__ = ["Choice", "choose_newest", "is_of_run", "save_checkpoint"]
+
+_PREFIX = re.compile(r"cannot read \w+ .*? \(\d+ bytes\): ")
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def choose_newest(
 
     Args:
         candidates: The newest first.
-        load: Reads one, and raises an error where that fails.
+        load: Reads one by :func:`ndpp_dense.weights.files.read_checkpoint`, which looks at seals.
         step_of: How many optimizer steps a file has by its name; None where that does not say.
         folder: Of the run.
         adopt: Whether a folder that has lost the name of its run, or never had one, gets that of the choice: only for
@@ -72,15 +74,15 @@ def choose_newest(
     damaged: list[Path] = []
     for path in candidates:
         try:
-            seal = check_seal(path)
+            load(path)
+            seal = read_seal(path)
             _check_run(seal, run, candidates)
             _check_step(seal, step_of(path))
-            load(path)
         except MemoryError:
             raise
         except Exception as error:  # whatever damaged bytes make of a reader
             size = path.stat().st_size if path.is_file() else 0
-            faults.append(f"{path} ({size} bytes): {reason_of(error)}")
+            faults.append(f"{path} ({size} bytes): {_reason(error)}")
             damaged.append(path)
             continue
         if adopt and not run:
@@ -100,9 +102,9 @@ def is_of_run(path: Path, folder: Path) -> bool:
     return seal is None or seal.get("run") == read_run(folder).get("run")
 
 
-def reason_of(error: BaseException) -> str:
-    """The first sentence of an error."""
-    text = str(error).strip()
+def _reason(error: BaseException) -> str:
+    """The first sentence of an error, without the file that it is about."""
+    text = _PREFIX.sub("", str(error).strip())
     return re.split(r"\n|\. ", text)[0].rstrip(".") if text else type(error).__name__
 
 

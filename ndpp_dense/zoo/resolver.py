@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import re
@@ -18,7 +19,7 @@ from ndpp_dense.zoo.ranks import once_a_node
 from ndpp_dense.zoo.rows import ZooFile, ZooModel
 from ndpp_dense.zoo.sources import MIRRORS, OFFLINE, addresses, fetch, is_offline
 
-__all__ = ["locate", "resolve"]
+__all__ = ["locate", "resolve", "resolved_bytes"]
 
 _log = logging.getLogger(__name__)
 _MAX_WAIT = 20.0  # seconds between two attempts
@@ -47,6 +48,45 @@ def resolve(
     return once_a_node(lambda: _resolve(name, index, kept, patience or Patience()), str(kept.home))
 
 
+def resolved_bytes(name: str, *, index: ZooIndex | None = None, cache: Cache | None = None) -> tuple[Path, bytes]:
+    """The file of a model's weights as :func:`resolve` finds it, and its bytes: what was checked is what is returned.
+
+    Args:
+        name: ``NAME`` or ``ndpp://NAME``.
+        index: None reads the index of the package.
+        cache: None takes ``$NDPP_HOME``.
+
+    Raises:
+        ZooError: See :func:`resolve`.
+    """
+    kept = cache or Cache()
+    return once_a_node(lambda: _resolved_bytes(name, index or load_index(), kept), str(kept.home))
+
+
+def _resolved_bytes(name: str, index: ZooIndex, cache: Cache) -> tuple[Path, bytes]:
+    model, file = _wanted(name, index)
+    for path in (index.shipped(file), cache.blob(file.sha256)):
+        data = _bytes_of(path, file)
+        if data is not None:
+            return path, data
+    path = _resolve(name, index, cache, Patience())  # fetches, or says why not
+    data = _bytes_of(path, file)
+    if data is None:
+        raise ZooError(f"{path} was changed after it had been checked. Remove it; it is then fetched again.")
+    return path, data
+
+
+def _bytes_of(path: Path, file: ZooFile) -> bytes | None:
+    """All bytes, if they are the right ones."""
+    try:
+        if not path.is_file() or path.stat().st_size != file.size:
+            return None
+        data = path.read_bytes()
+    except OSError as error:
+        raise ZooError(f"cannot read {path}: {error}.") from error
+    return data if hashlib.sha256(data).hexdigest() == file.sha256 else None
+
+
 def locate(model: ZooModel, index: ZooIndex, cache: Cache) -> Path | None:
     """The file of a model's weights if it is on this machine, its bytes checked; None if it is not, or is damaged."""
     file = model.weights
@@ -62,11 +102,7 @@ def locate(model: ZooModel, index: ZooIndex, cache: Cache) -> Path | None:
 
 def _resolve(name: str, index: ZooIndex | None, cache: Cache, patience: Patience) -> Path:
     index = index or load_index()
-    model = index.find(name)
-    file = model.weights
-    if file is None:
-        raise ZooError(f"{model.name} has no weights yet, only a recipe: {model.recipe}")
-    _check_version(model)
+    model, file = _wanted(name, index)
     found = locate(model, index, cache)
     if found is not None:
         return found
@@ -82,6 +118,15 @@ def _resolve(name: str, index: ZooIndex | None, cache: Cache, patience: Patience
         if not cache.holds(file.sha256):  # another process may have fetched it meanwhile
             _fetch_from_any(model, file, places, cache, patience)
     return cache.blob(file.sha256)
+
+
+def _wanted(name: str, index: ZooIndex) -> tuple[ZooModel, ZooFile]:
+    """Row and file of a name that has weights which this version can read."""
+    model = index.find(name)
+    if model.weights is None:
+        raise ZooError(f"{model.name} has no weights yet, only a recipe: {model.recipe}")
+    _check_version(model)
+    return model, model.weights
 
 
 def _check_version(model: ZooModel) -> None:

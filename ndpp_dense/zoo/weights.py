@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ndpp_dense.weights.restricted import read_torch
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.index import ZooIndex, load_index
 from ndpp_dense.zoo.mismatches import mismatches
 from ndpp_dense.zoo.packing import unpack
-from ndpp_dense.zoo.resolver import resolve
+from ndpp_dense.zoo.resolver import resolved_bytes
 from ndpp_dense.zoo.rows import ZooFile, ZooModel
 
 __all__ = ["FACTS", "Checkpoint", "load_checkpoint", "load_into", "read_verified"]
@@ -65,8 +65,8 @@ def load_checkpoint(
     """
     index = index or load_index()
     row = index.find(name)
-    path = resolve(name, index=index)
-    weights, facts = read_verified(path, _file_of(row))
+    path, data = resolved_bytes(name, index=index)
+    weights, facts = _read(data, path, _file_of(row))
     if model is not None:
         load_into(model, weights, row.name, strict=strict)
     return Checkpoint(row, path, weights, facts)
@@ -122,6 +122,10 @@ def read_verified(path: Path, file: ZooFile) -> tuple[dict[str, Tensor], dict[st
             f"{path} has {len(data)} bytes with SHA-256 {found[:12]}..., not {file.size} with {file.sha256[:12]}...: "
             "it is damaged or was changed. Remove it; it is then fetched again."
         )
+    return _read(data, path, file)
+
+
+def _read(data: bytes, path: Path, file: ZooFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     entries, facts = (_read_safetensors if file.format == "safetensors" else _read_torch)(data, path)
     return unpack(entries, facts), facts
 
@@ -141,15 +145,10 @@ def _read_safetensors(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[
 
 def _read_torch(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ZooError(
-            f"{path} is refused: it holds more than tensors and numbers, and loading that could run code from it "
-            f"({str(error)[:200]})."
-        ) from error
+        content = read_torch(io.BytesIO(data))
     except Exception as error:  # a damaged file can make torch raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ZooError(f"{path} is no file of weights of torch: {reason}.") from error
+        raise ZooError(f"{path} is refused: it is no file of weights of torch: {reason}.") from error
     inner = next((content[key] for key in _CONTAINERS if isinstance(content, dict) and key in content), content)
     if not isinstance(inner, dict) or not inner or not all(torch.is_tensor(value) for value in inner.values()):
         raise ZooError(f"{path} holds no weights by name.")

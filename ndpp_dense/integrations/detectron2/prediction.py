@@ -15,7 +15,7 @@ from detectron2.utils.visualizer import Visualizer
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.zoo import build_zoo_model, zoo_config
-from ndpp_dense.zoo import load_checkpoint
+from ndpp_dense.zoo import Checkpoint, load_into
 
 __all__ = ["Detections", "Predictor"]
 
@@ -78,15 +78,15 @@ class Predictor:
     """A detector of the model zoo.
 
     Args:
-        name: Of its row.
+        checkpoint: Its row and weights, as ``ndpp_dense.load_checkpoint`` returns them.
         device: ``cpu`` or ``cuda``.
         score: Objects below it are left out, 0 to 1.
     """
 
-    def __init__(self, name: str, device: str = "cpu", score: float = SCORE) -> None:
-        row = load_checkpoint(name).model
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", score: float = SCORE) -> None:
+        row = checkpoint.model
         network = build_zoo_model(row, device)
-        load_checkpoint(name, network)
+        load_into(network, checkpoint.weights, row.name)
         cfg = zoo_config(row, device)
         self._network = fold_ndpp(network) if any(nd_layers(network)) else network
         self._sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from ndpp_dense.zoo import load_index
 from ndpp_dense.zoo.index import SCHEME
 
 __all__ = ["open_detector"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_detector(
@@ -56,7 +59,13 @@ def open_detector(
         config, overrides = config or row.config, [*row.overrides, *overrides]
     if config is None:
         raise ValueError(f"{weights}: name the config that these weights were trained with.")
-    cfg, _ = build_config(config, datasets=datasets, device=device, overrides=[*overrides, "MODEL.WEIGHTS", weights])
+    cfg, remarks = build_config(
+        config, datasets=datasets, device=device, overrides=[*overrides, "MODEL.WEIGHTS", weights]
+    )
+    for line in remarks:
+        _log.warning("%s", line)
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: give images to measure on, --dataset NAME_val=JSON:IMAGES.")
     network = build_model(cfg).eval()
     NDCheckpointer(network).load(cfg.MODEL.WEIGHTS)
     images = DetectionImages(cfg, limit)

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.fileio import register_backend
 from mmengine.fileio.backends import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 
+from ndpp_dense.integrations.mmengine.reading import load_from_local
 from ndpp_dense.training.checkpoint_files import choose_newest, save_checkpoint
 
 __all__ = ["CHECKPOINTS", "NDPPCheckpointBackend", "NDPPCheckpointHook", "newest_sound"]
@@ -141,8 +141,7 @@ def _step_of(path: Path) -> int | None:
 
 
 def _load(file: Path) -> None:
-    content = torch.load(file, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if "state_dict" not in load_from_local(str(file)):
         raise ValueError("it holds no weights")
 
 

@@ -14,7 +14,7 @@ from mmengine.registry import init_default_scope
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.integrations.mmseg.pictures import overlay
 from ndpp_dense.integrations.mmseg.zoo import build_zoo_model, zoo_config
-from ndpp_dense.zoo import load_checkpoint
+from ndpp_dense.zoo import Checkpoint, load_into
 
 __all__ = ["Predictor", "Segmentation"]
 
@@ -63,15 +63,15 @@ class Predictor:
     """A segmentor of the model zoo.
 
     Args:
-        name: Of its row.
+        checkpoint: Its row and weights, as ``ndpp_dense.load_checkpoint`` returns them.
         device: ``cpu`` or ``cuda``.
         score: Unused: every pixel gets its likeliest class.
     """
 
-    def __init__(self, name: str, device: str = "cpu", score: float = 0.0) -> None:
-        row = load_checkpoint(name).model
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", score: float = 0.0) -> None:
+        row = checkpoint.model
         network = build_zoo_model(row, device)
-        load_checkpoint(name, network)
+        load_into(network, checkpoint.weights, row.name)
         config = zoo_config(row)
         init_default_scope(config.get("default_scope", "mmseg"))
         self._network = fold_ndpp(network) if any(nd_layers(network)) else network
