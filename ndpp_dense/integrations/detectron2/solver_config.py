@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode
 
-__all__ = ["AMP_DTYPES", "add_trainer_config"]
+__all__ = ["AMP_DTYPES", "HELD_SETTINGS", "UNIMPORTANT_SETTINGS", "add_trainer_config"]
 
 AMP_DTYPES = ("bfloat16", "float16")
+# Part of the optimizer's, the scheduler's and the data's state in a checkpoint, which a resumed run goes on with.
+HELD_SETTINGS = ("SOLVER.BASE_LR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV")
+HELD_SETTINGS += ("SOLVER.WEIGHT_DECAY*", "SEED", "MODEL.WEIGHTS")
+# What does not decide what is trained.
+UNIMPORTANT_SETTINGS = ("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.DEVICE")
+UNIMPORTANT_SETTINGS += (
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_*",
+    "SOLVER.LOG_PERIOD",
+    "TEST.*",
+    "DATASETS.TEST",
+)
 
 
 def add_trainer_config(cfg: CfgNode) -> None:

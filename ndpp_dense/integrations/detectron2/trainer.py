@@ -34,9 +34,10 @@ from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.nan_guard import divergence_message
 from ndpp_dense.integrations.detectron2.region_mean import RegionMean
-from ndpp_dense.integrations.detectron2.solver_config import AMP_DTYPES
+from ndpp_dense.integrations.detectron2.solver_config import AMP_DTYPES, HELD_SETTINGS, UNIMPORTANT_SETTINGS
 from ndpp_dense.training.nonfinite import first_nonfinite_layer
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
+from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
 
 __all__ = ["NDTrainer"]
 
@@ -70,6 +71,7 @@ class NDTrainer(TrainerBase):
         self.model = _distributed(cfg, self.net)
         self.region_mean = RegionMean(self.net) if cfg.SOLVER.MEAN_OVER_ALL_REGIONS else None
         self.results: dict[str, Any] = {}
+        self._settings = flat_settings(cfg, UNIMPORTANT_SETTINGS)
         self.stop_agreed = False  # whether any rank was asked to stop, known to all after a step
         self._batches: Iterator[list[dict]] | None = None
         self.checkpointer = NDCheckpointer(
@@ -128,6 +130,7 @@ class NDTrainer(TrainerBase):
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "data": self._data_facts(),
+            "settings": self._settings,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -138,9 +141,17 @@ class NDTrainer(TrainerBase):
         if self.scaler.is_enabled() and state_dict["scaler"]:
             self.scaler.load_state_dict(state_dict["scaler"])
         self.data_seed = state_dict["data"]["seed"]
+        self._compare_settings(state_dict.get("settings"))
         before, now = state_dict["data"], self._data_facts()
         if now != before:
             _log.warning("The training data changed from %s to %s: the resume is not exact.", before, now)
+
+    def _compare_settings(self, before: dict[str, str] | None) -> None:
+        if before is None:  # of a release that did not keep them
+            return
+        for line in changed_settings(self._settings, before, HELD_SETTINGS):
+            _log.warning("%s", line)
+        self._settings = held_settings(self._settings, before, HELD_SETTINGS)
 
     def _data_facts(self) -> dict[str, int]:
         return {

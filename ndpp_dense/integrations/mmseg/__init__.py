@@ -5,6 +5,7 @@ from ndpp_dense.integrations.mmseg.compat import prepare_mmseg
 prepare_mmseg()  # what follows imports MMSegmentation, which needs it
 
 from ndpp_dense.integrations.mmengine import (  # noqa: E402
+    NDPPCheckpointHook,
     NDPPLoadHook,
     NDPPNaNGuardHook,
     NDPPPretrainedInit,
@@ -28,6 +29,7 @@ __all__ = [
     "ClassIoUMetric",
     "LoadCheckedImage",
     "LoadCheckedLabels",
+    "NDPPCheckpointHook",
     "NDPPLoadHook",
     "NDPPNaNGuardHook",
     "NDPPPretrainedInit",
