@@ -52,7 +52,9 @@ def _keys_of(words: str, settings: Mapping[str, Any]) -> list[str]:
     named = [
         key
         for key, value in settings.items()
-        if len(str(value)) > 1 and re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", words)
+        if isinstance(value, str | int | float)
+        and len(str(value)) > 1
+        and re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", words)
     ]
     return named if len(named) <= _SHOWN else []
 

@@ -98,8 +98,8 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}{line}: {' '.join(str(error).split())[:300]}"
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
-    node: Any = config
+def _value(config: Config, key: str) -> Any:
+    node: Any = config._cfg_dict
     for part in key.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     return node
