@@ -184,6 +184,4 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
 def _take_over(model: nn.Module, twin: nn.Module) -> None:
     """Copies parameters and statistics of the ND++ layers; the model's own parameters stay the same objects."""
     for (_, layer), (_, other) in zip(nd_layers(model), nd_layers(twin), strict=True):
-        state = other.state_dict()
-        for name, tensor in layer.state_dict().items():
-            tensor.copy_(state[name])
+        layer.load_state_dict(other.state_dict())

@@ -8,13 +8,14 @@ from difflib import get_close_matches
 from math import inf
 from typing import Any
 
-from ndpp_dense.layers.statistics.schedule import period_of
+from ndpp_dense.layers.local_scale import LOCAL_SCALES
+from ndpp_dense.layers.statistics.schedule import Schedule
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
 
 SAMPLING_STRIDES = {"imagenet": 3, "coco": 5, "cityscapes": 5}
 MOMENTUM_BATCH = 8  # images of a step for which the presets' momentum is meant
 CHOICES = {
-    "local_scale": ("l1", "std", "none"),
+    "local_scale": tuple(LOCAL_SCALES),
     "statistics": ("batch", "ema"),
     "solver": tuple(SOLVERS),
     "grad": ("full", "detached"),
@@ -42,7 +43,7 @@ class WhiteningConfig:
         num_iters: Iterations of the solver, >= 1; ``"eigh"`` ignores it.
         grad: ``"full"`` differentiates through moments and solver, ``"detached"`` treats mean and D as constants.
             ``statistics="ema"`` is always detached.
-        sampling_stride: Every how manieth output position enters the moments, on both axes, >= 1.
+        sampling_stride: Every ``sampling_stride``-th output position enters the moments, on both axes, >= 1.
         sync: Whether moments are summed over all ranks.
         schedule: ``"fresh"`` takes moments and solves D on every training step. ``"every=T"`` (T >= 2, with
             ``statistics="ema"`` only) does so on every T-th, and uses the stored mean and D on the others, without any
@@ -54,7 +55,7 @@ class WhiteningConfig:
             their number. ``"stale"`` (with ``statistics="ema"`` only) takes moments on every step and uses mean and D
             of the steps before: one collective a step for all layers of a converted model, in the
             background while the step goes on, and D solved for many layers at once (on CUDA also in the background).
-            The portions of an accumulated step count together, see :func:`ndpp_dense.portion_of_step`.
+            The micro-batches of an accumulated step count together, see :func:`ndpp_dense.micro_batch_of_step`.
             Until its first usable rows a layer works as under ``"fresh"``. See
             :mod:`ndpp_dense.layers.statistics.exchange`.
     """
@@ -93,21 +94,23 @@ class WhiteningConfig:
             faults.append(f"eps = {self.eps!r} (a finite number > 0)")
         if self.statistics == "ema" and self.grad == "full":
             faults.append("grad = 'full' with statistics = 'ema' (running statistics have no gradient: use 'detached')")
-        period = period_of(self.schedule)
-        if period is None:
-            faults.append(f"schedule = {self.schedule!r} ('fresh', 'stale', or 'every=T' with a whole number T >= 2)")
-        elif self.schedule != "fresh" and self.statistics != "ema":
-            faults.append(
-                f"schedule = {self.schedule!r} with statistics = {self.statistics!r} (only running statistics, 'ema', "
-                "can be used again)"
-            )
+        try:
+            reuses = not Schedule.parse(self.schedule).fresh
+        except ValueError as fault:
+            faults.append(str(fault))
+        else:
+            if reuses and self.statistics != "ema":
+                faults.append(
+                    f"schedule = {self.schedule!r} with statistics = {self.statistics!r} (only running statistics, "
+                    "'ema', can be used again)"
+                )
         if faults:
             raise ValueError("WhiteningConfig got invalid values:\n  " + "\n  ".join(faults))
 
     @property
     def period(self) -> int:
         """T of the schedule: steps from one update of a layer to the next; 1 for ``"fresh"`` and ``"stale"``."""
-        return period_of(self.schedule) or 1
+        return Schedule.parse(self.schedule).period
 
     @property
     def update_momentum(self) -> float:

@@ -63,7 +63,7 @@ class ScaledConv2d(torch.autograd.Function):
         Args:
             ctx: What is kept for the backward pass.
             x_NCHW: Input; N may be 0.
-            scale_N111: s, as :func:`ndpp_dense.layers.local_scale.local_statistics` finds it; taken as a constant here.
+            scale_N111: s, as the local scale ``l1`` finds it; taken as a constant here.
             weight: As for ``conv2d``, in the data type of the input.
             bias_O: b.
             geometry: Of the convolution.

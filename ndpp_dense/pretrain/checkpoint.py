@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.pretrain.network import READ_ERRORS
+from ndpp_dense.weights import files
 
 __all__ = ["BEST", "LAST", "PREVIOUS", "CheckpointReadError", "newest_readable", "read_checkpoint", "save_checkpoint"]
 
@@ -51,15 +51,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointReadError: The file cannot be read, or is no checkpoint of a run.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or "model" not in state:
-            raise ValueError("it holds no weights under 'model'")
-    except READ_ERRORS as error:
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
-        size = path.stat().st_size if path.is_file() else 0
-        raise CheckpointReadError(
-            f"cannot read checkpoint {path} ({size} bytes): {reason}. It is truncated, corrupt or of another kind."
-        ) from error
+        state = files.read_checkpoint(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointReadError(str(error)) from error
+    if "model" not in state:
+        raise CheckpointReadError(f"cannot read checkpoint {path}: it holds no weights under 'model'.")
     return state
 
 

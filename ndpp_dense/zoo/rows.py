@@ -10,10 +10,9 @@ from urllib.parse import urlsplit
 
 from ndpp_dense.zoo.errors import ZooError
 
-__all__ = ["FORMATS", "FRAMEWORKS", "Metric", "ZooFile", "ZooModel", "read_model"]
+__all__ = ["FORMATS", "Metric", "ZooFile", "ZooModel", "read_model"]
 
 FORMATS = ("safetensors", "pth")  # in the order in which they are taken
-FRAMEWORKS = ("detectron2", "mmseg", "timm")
 SOURCES = ("measured", "published")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -70,7 +69,7 @@ class ZooModel:
         name: Unique; the name of the config where one network belongs to it.
         version: Counts publications under this name, from 1.
         task: Such as ``instance segmentation``.
-        framework: One of ``FRAMEWORKS``; ``timm`` is what ``tools/pretrain.py`` trains.
+        framework: Name of what builds it, see ``ndpp_dense.integrations.registry``.
         config: Bare name of the config.
         overrides: Further words for the config, as on the command line of the training script.
         files: The weights in one or more formats; empty where there are none yet.
@@ -139,7 +138,7 @@ def read_model(row: Any, where: str) -> ZooModel:
     model = ZooModel(**values)
     _need(bool(_NAME.fullmatch(model.name)), here, "name", model.name, "letters, digits, '.', '_' and '-'")
     _need(bool(_NAME.fullmatch(model.config)), here, "config", model.config, "the bare name of a config")
-    _need(model.framework in FRAMEWORKS, here, "framework", model.framework, " or ".join(FRAMEWORKS))
+    _need(bool(_NAME.fullmatch(model.framework)), here, "framework", model.framework, "the name of a framework")
     _need(model.version >= 1, here, "version", model.version, "at least 1")
     return model
 

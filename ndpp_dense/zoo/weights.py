@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ndpp_dense.weights.restricted import read_torch
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.index import ZooIndex, load_index
 from ndpp_dense.zoo.mismatches import mismatches
@@ -145,15 +145,10 @@ def _read_safetensors(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[
 
 def _read_torch(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ZooError(
-            f"{path} is refused: it holds more than tensors and numbers, and loading that could run code from it "
-            f"({str(error)[:200]})."
-        ) from error
+        content = read_torch(io.BytesIO(data))
     except Exception as error:  # a damaged file can make torch raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ZooError(f"{path} is no file of weights of torch: {reason}.") from error
+        raise ZooError(f"{path} is refused: it is no file of weights of torch: {reason}.") from error
     inner = next((content[key] for key in _CONTAINERS if isinstance(content, dict) and key in content), content)
     if not isinstance(inner, dict) or not inner or not all(torch.is_tensor(value) for value in inner.values()):
         raise ZooError(f"{path} holds no weights by name.")

@@ -25,7 +25,7 @@ def batching(request, monkeypatch):
     if request.param == "together":
         original = exchange._batches
         monkeypatch.setattr(exchange, "_batches", lambda states, device: original(states, torch.device("cuda")))
-        monkeypatch.setattr(exchange, "_lands_alone", lambda state: False)
+        monkeypatch.setattr(exchange, "_is_local", lambda state: False)
 
 
 class _Pyramid(nn.Module):

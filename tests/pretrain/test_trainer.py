@@ -177,7 +177,7 @@ def test_weights_to_start_from(trainer, tiny, tmp_path):
     second = trainer(tmp_path / "second", weights=str(best))
     saved = torch.load(best, weights_only=True)["model"]
     assert all(torch.equal(value, saved[name]) for name, value in second.state.network.state_dict().items())
-    with pytest.raises(FileNotFoundError, match="there is no file"):
+    with pytest.raises(FileNotFoundError, match="not found"):
         trainer(tmp_path / "third", weights=str(tmp_path / "none.pth"))
     with pytest.raises(ValueError, match="does not fit"):
         trainer(tmp_path / "third", weights=str(best), ndpp=None)

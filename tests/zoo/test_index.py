@@ -83,8 +83,8 @@ def test_faulty_files_are_refused(written, field, value):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("config", "../../x"), ("name", "a/b"), ("framework", "keras"), ("version", 0), ("metrics", [{}]), ("files", [3])]
-    + [("params", "many"), ("task", 3), ("seed", "one")],
+    [("config", "../../x"), ("name", "a/b"), ("framework", "../keras"), ("version", 0), ("metrics", [{}])]
+    + [("files", [3]), ("params", "many"), ("task", 3), ("seed", "one")],
 )  # fmt: skip
 def test_faulty_rows_are_refused(written, field, value):
     assert _damaged(written, lambda row: row.update({field: value}))

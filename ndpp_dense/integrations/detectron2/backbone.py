@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import FPN, build_resnet_fpn_backbone
 
-from ndpp_dense.conversion.convert import convert_to_ndpp
-from ndpp_dense.integrations.detectron2.config import whitening_config
+from ndpp_dense.integrations.detectron2.config import read_options
 from ndpp_dense.integrations.detectron2.initialization import start_residual_branches_at_zero
-from ndpp_dense.layers.model_statistics import freeze_where_weights_are
+from ndpp_dense.training.prepare import prepare
 
 
 @BACKBONE_REGISTRY.register()
@@ -22,8 +23,7 @@ def build_ndpp_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
         input_shape: Of the image.
     """
     backbone = build_resnet_fpn_backbone(cfg, input_shape)
-    convert_to_ndpp(backbone, whitening_config(cfg))
-    freeze_where_weights_are(backbone)
-    if cfg.MODEL.NDPP.ZERO_INIT_RESIDUAL:
-        start_residual_branches_at_zero(backbone)
+    options = replace(read_options(cfg), rules={})
+    start = start_residual_branches_at_zero if cfg.MODEL.NDPP.ZERO_INIT_RESIDUAL else None
+    prepare(backbone, options, start_at_zero=start)
     return backbone

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import logging
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import parse_qs
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -18,16 +18,16 @@ from detectron2.utils import comm
 from torch import nn
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.integrations.detectron2.reading import as_detectron2
 from ndpp_dense.training.nonfinite import nonfinite_parameters
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
+from ndpp_dense.weights.files import read_checkpoint
 
 __all__ = ["CheckpointReadError", "NDCheckpointer"]
 
 _log = logging.getLogger(__name__)
 _PERIODIC = re.compile(r"model_\d{7,}\.pth")
 _BEST = "model_best"
-# What torch.load and pickle raise on truncated, foreign or overwritten files.
-_READ_ERRORS = (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, UnicodeDecodeError)
 
 
 class CheckpointReadError(ValueError):
@@ -131,7 +131,11 @@ class NDCheckpointer(DetectionCheckpointer):
             near = difflib.get_close_matches(os.path.basename(path), names, n=3)
             hint = f"nearest names there: {', '.join(near)}" if near else f"folder exists: {os.path.isdir(folder)}"
             raise FileNotFoundError(f"checkpoint {path} not found ({hint}). Correct MODEL.WEIGHTS.")
-        return super().load(path, *args, **kwargs)
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            if hasattr(self, "_parsed_url_during_load"):  # which Detectron2 leaves set after an error
+                self._parsed_url_during_load = None
 
     def _load_model(self, checkpoint: Any) -> Any:
         """Load weights, and log how many of the backbone's were found."""
@@ -218,17 +222,18 @@ class NDCheckpointer(DetectionCheckpointer):
         )
 
     def _load_file(self, filename: str) -> dict[str, Any]:
+        """Read a file by this package's reader: Detectron2's own unpickles, and runs what a file asks for.
+
+        Later releases of Detectron2 allow its own only inside :meth:`load`, and take a query after the name there.
+        """
         try:
-            data = super()._load_file(filename)
-            if not isinstance(data, dict) or not isinstance(data.get("model"), dict) or not data["model"]:
-                raise ValueError("it holds no weights")
-        except _READ_ERRORS as error:
-            reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
-            size = os.path.getsize(filename) if os.path.isfile(filename) else 0
-            raise CheckpointReadError(
-                f"cannot read checkpoint {filename} ({size} bytes): {reason}. The file is truncated, corrupt or holds "
-                "more than tensors and numbers; copy or download it again, or name another in MODEL.WEIGHTS."
-            ) from error
+            data = as_detectron2(read_checkpoint(filename), filename)
+        except (OSError, ValueError) as error:
+            reason = str(error).replace("read weights", "read checkpoint", 1)
+            raise CheckpointReadError(f"{reason.removesuffix('.')} in MODEL.WEIGHTS.") from error
+        query = getattr(self, "_parsed_url_during_load", None)
+        if query is not None and parse_qs(query.query).get("matching_heuristics") == ["True"]:
+            data["matching_heuristics"] = True
         return data
 
     def _drop_old(self) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 from detectron2.config import CfgNode
 
+from ndpp_dense.conversion import options
+from ndpp_dense.conversion.options import NDPPOptions
 from ndpp_dense.integrations.detectron2.pooling_backbone import add_pooling_config
 from ndpp_dense.integrations.detectron2.solver_config import add_trainer_config
-from ndpp_dense.layers.config import WhiteningConfig, preset
+from ndpp_dense.layers.config import WhiteningConfig
+
+__all__ = ["add_ndpp_config", "read_options"]
+
+_OF_DETECTRON2 = ("META_ARCHITECTURE", "ZERO_INIT_RESIDUAL")  # keys of the node that no other framework has
 
 
 def add_ndpp_config(cfg: CfgNode) -> CfgNode:
@@ -48,21 +53,12 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def whitening_config(cfg: CfgNode) -> WhiteningConfig:
-    """The preset that ``MODEL.NDPP`` names, with the fields that it sets.
-
-    Unless it sets the momentum, that follows ``SOLVER.IMS_PER_BATCH`` (``WhiteningConfig.for_batch``).
+def read_options(cfg: CfgNode) -> NDPPOptions:
+    """What ``MODEL.NDPP`` says of whitening, with the momentum for ``SOLVER.IMS_PER_BATCH`` unless it names one.
 
     Raises:
         ValueError: Unknown preset or task (the nearest is named), or invalid values.
     """
     node = cfg.MODEL.NDPP
-    names = [field.name for field in fields(WhiteningConfig)]
-    chosen = {name: node[name.upper()] for name in names if node[name.upper()] is not None}
-    config = preset(node.PRESET, node.TASK).override(chosen)
-    return config if "momentum" in chosen else config.for_batch(cfg.SOLVER.IMS_PER_BATCH)
-
-
-def whitening_rules(cfg: CfgNode) -> dict[str, Any]:
-    """``MODEL.NDPP.RULES`` as ``convert_to_ndpp`` takes them."""
-    return {name: dict(rule) if isinstance(rule, dict) else rule for name, rule in cfg.MODEL.NDPP.RULES.items()}
+    values = {name.lower(): value for name, value in node.items() if name not in _OF_DETECTRON2}
+    return options.read_options(values, node.TASK).for_batch(cfg.SOLVER.IMS_PER_BATCH)

@@ -24,20 +24,22 @@ _WAYS = (
 )
 
 
-def register_coco(source: CocoSource) -> CocoSummary:
+def register_coco(source: CocoSource, *, masks: bool = False) -> CocoSummary:
     """Validates a COCO-format split and registers it with Detectron2.
 
     Args:
         source: name and paths. Registering the same name with the same paths again changes nothing.
+        masks: whether every object needs a mask.
 
     Returns:
-        What the annotation file holds; its `mask_format` tells what `INPUT.MASK_FORMAT` has to be.
+        What the annotation file holds; its `mask_format` tells what `INPUT.MASK_FORMAT` has to be, its `warnings` are
+        to be shown.
 
     Raises:
         FileNotFoundError: annotations, image folder or images are missing.
         ValueError: the annotations are faulty, or the name stands for other paths already.
     """
-    summary = validate_coco(source.json, source.images, name=source.name)
+    summary = validate_coco(source.json, source.images, name=source.name, masks=masks)
     wanted = _Paths(source.json, source.images)
     if source.name in DatasetCatalog.list():
         present = MetadataCatalog.get(source.name)

@@ -13,6 +13,7 @@ from detectron2.evaluation import COCOEvaluator, inference_on_dataset
 from torch import nn
 
 from ndpp_dense import fold_ndpp, nd_layers
+from ndpp_dense.datasets.coco import renumber_annotations
 from ndpp_dense.integrations.detectron2.curves import save_curves
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.pictures import save_predictions
@@ -35,7 +36,12 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     Returns:
         On the main rank ``{"bbox": {"AP": ...}, "segm": {...}}``, in percent; with several test sets one such
         dictionary a set. Empty on the other ranks.
+
+    Raises:
+        ValueError: There is no test set.
     """
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: there is nothing to evaluate. Give --dataset NAME_val=JSON:IMAGES.")
     results = {}
     if any(nd_layers(model)):
         # The same outputs at a fraction of the time: D and weights are multiplied once, not for every image.
@@ -45,6 +51,7 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         for name in cfg.DATASETS.TEST:
             # The fast implementation needs Detectron2's compiled part; pycocotools gives the same figures.
             evaluator = COCOEvaluator(name, output_dir=str(_folder(cfg, name)), use_fast_impl=False)
+            renumber_annotations(evaluator._coco_api)
             mapper = CheckedDatasetMapper(cfg, is_train=False)  # pyright: ignore[reportCallIssue]
             loader: Any = build_detection_test_loader(cfg, name, mapper=mapper)  # pyright: ignore
             found = inference_on_dataset(model, loader, evaluator)

@@ -132,6 +132,8 @@ class TrainData:
         self.cfg = cfg
         self.mapper = mapper
         _check_split(cfg)
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN is empty: give images to train on, --dataset NAME_train=JSON:IMAGES.")
         keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
         dicts: Any = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,

@@ -11,11 +11,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import META_ARCH_REGISTRY
 from torch import nn
 
-from ndpp_dense.conversion.convert import convert_to_ndpp
-from ndpp_dense.integrations.detectron2.config import whitening_config, whitening_rules
+from ndpp_dense.conversion.options import NDPPOptions
+from ndpp_dense.conversion.report import ConversionReport
+from ndpp_dense.integrations.detectron2.config import read_options
 from ndpp_dense.integrations.detectron2.initialization import start_residual_branches_at_zero
 from ndpp_dense.layers import WhiteningConfig
-from ndpp_dense.layers.model_statistics import freeze_where_weights_are
+from ndpp_dense.training.prepare import prepare
 
 logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,8 +34,7 @@ def NDPPModel(cfg: CfgNode) -> nn.Module:  # noqa: N802 - a meta-architecture's 
         The built model itself, converted; its ``ndpp_report`` says what was done.
     """
     build = META_ARCH_REGISTRY.get(cfg.MODEL.NDPP.META_ARCHITECTURE)
-    model, node = build(cfg), cfg.MODEL.NDPP
-    return to_ndpp(model, whitening_config(cfg), whitening_rules(cfg), node.VERIFY, node.ZERO_INIT_RESIDUAL)
+    return _prepared(build(cfg), read_options(cfg), cfg.MODEL.NDPP.ZERO_INIT_RESIDUAL)
 
 
 def to_ndpp(
@@ -61,13 +61,16 @@ def to_ndpp(
     Raises:
         RuntimeError: A converted layer does not run.
     """
-    report = convert_to_ndpp(model, config or WhiteningConfig.fast("coco"), rules)
-    freeze_where_weights_are(model)
-    if zero_init_residual:
-        start_residual_branches_at_zero(model)
-    if verify:
+    options = NDPPOptions(config or WhiteningConfig.fast("coco"), dict(rules or {}), verify)
+    return _prepared(model, options, zero_init_residual)
+
+
+def _prepared(model: Model, options: NDPPOptions, zero_init_residual: bool) -> Model:
+    def dry_run(report: ConversionReport) -> None:
         blank = torch.zeros(3, BLANK_SIZE, BLANK_SIZE, device=next(model.parameters()).device)
         report.verify(model, [{"image": blank, "height": BLANK_SIZE, "width": BLANK_SIZE}])
-    object.__setattr__(model, "ndpp_report", report)
+
+    start = start_residual_branches_at_zero if zero_init_residual else None
+    report = prepare(model, options, start_at_zero=start, dry_run=dry_run)
     logger.info("ND++ conversion:\n%s", report)
     return model

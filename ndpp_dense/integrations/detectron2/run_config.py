@@ -24,6 +24,7 @@ from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
+from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.setting_checks import check_settings
 
 __all__ = ["build_config", "flat_settings", "merge_config", "prepare_run", "register_datasets"]
@@ -67,7 +68,9 @@ def build_config(
     path = find_config(name)
     _merge_file(cfg, path)
     register_demo()
-    remarks = register_datasets(cfg, datasets)
+    chosen = cfg.clone()  # the overrides decide what the data need, and come after what the data decide
+    _merge_overrides(chosen, overrides)
+    remarks = register_datasets(cfg, datasets, chosen)
     if device is not None:
         cfg.MODEL.DEVICE = device
     if output is not None:
@@ -126,17 +129,20 @@ def prepare_run(cfg: CfgNode) -> None:
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
-def register_datasets(cfg: CfgNode, flags: Sequence[str]) -> list[str]:
-    """Register COCO-format sets and let them take the place of the config's sets.
+def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None = None) -> list[str]:
+    """Register COCO-format sets and let them take the place of the config's sets, of both.
 
-    Besides the names in ``DATASETS``, this sets the number of classes, and the mask format where masks are RLE.
+    Besides the names in ``DATASETS``, this sets the number of classes, and the mask format where masks are RLE. Where
+    only sets for training are given, nothing is evaluated: the config's test set is of other categories.
 
     Args:
         cfg: changed in place.
         flags: ``NAME=JSON:IMAGES`` values; a name that ends in ``_train`` is for training, in ``_val`` for evaluation.
+        chosen: the configuration as it will be, overrides included: whether objects need masks, and sizes of images.
+            None takes ``cfg``.
 
     Returns:
-        A line for each key that the annotations decided.
+        A line for each key that the annotations decided, and for what is unusual in them.
 
     Raises:
         FileNotFoundError: if files are missing.
@@ -145,18 +151,38 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str]) -> list[str]:
     sources = [parse_dataset_flag(flag) for flag in flags]
     if not sources:
         return []
-    summaries = {source.name: register_coco(source) for source in sources}
-    train = tuple(name for name in summaries if name.endswith("_train"))
-    val = tuple(name for name in summaries if name.endswith("_val"))
-    cfg.DATASETS.TRAIN = train or cfg.DATASETS.TRAIN
-    cfg.DATASETS.TEST = val or cfg.DATASETS.TEST
+    names = [source.name for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"--dataset is given twice for {', '.join(twice)}: give each set its own name.")
+    chosen = chosen or cfg
+    summaries = {source.name: register_coco(source, masks=chosen.MODEL.MASK_ON) for source in sources}
+    for name, summary in summaries.items():
+        _check_thinnest(chosen, name, summary)
+    cfg.DATASETS.TRAIN = tuple(name for name in names if name.endswith("_train"))
+    cfg.DATASETS.TEST = tuple(name for name in names if name.endswith("_val"))
     categories = _common_categories(summaries)
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
     remarks = [f"{len(categories)} categories in the data: MODEL.ROI_HEADS.NUM_CLASSES is {len(categories)}"]
     if any(summary.mask_format in ("bitmask", "mixed") for summary in summaries.values()):
         cfg.INPUT.MASK_FORMAT = "bitmask"
         remarks.append("masks are RLE: INPUT.MASK_FORMAT is bitmask")
-    return remarks
+    if not cfg.DATASETS.TEST:
+        remarks.append("no --dataset NAME_val=...: nothing is evaluated (DATASETS.TEST is empty)")
+    return [*remarks, *(f"warning: {line}" for summary in summaries.values() for line in summary.warnings)]
+
+
+def _check_thinnest(cfg: CfgNode, name: str, summary: CocoSummary) -> None:
+    """An image that resizing leaves without pixels would end the run when its turn comes."""
+    if name.endswith("_train"):
+        shortest, longest = min(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
+    else:
+        shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+    file_name, height, width = summary.thinnest
+    try:
+        check_thickness(height, width, shortest, longest)
+    except ValueError as error:
+        raise ValueError(f"{name}: image {file_name}: {error}. Remove it, cut it, or raise INPUT.MAX_SIZE_*.") from None
 
 
 _SCALED = ("SOLVER.IMS_PER_BATCH", "SOLVER.BASE_LR", "SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.STEPS")

@@ -23,7 +23,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ndpp_dense import portions_of_step
+from ndpp_dense import micro_batches_of_step
 from ndpp_dense.distributed.compression import check_compression, compress_gradients
 from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
@@ -161,7 +161,7 @@ class NDTrainer(TrainerBase):
     def _accumulate_gradients(self, portions: list[list[dict]]) -> dict[str, torch.Tensor]:
         """Add up the gradients of all portions; returns the mean of each loss, detached."""
         sums: dict[str, torch.Tensor] = {}
-        statistics = portions_of_step(self.net, len(portions), lambda: self._forward(self.net, sum(portions, [])))
+        statistics = micro_batches_of_step(self.net, len(portions), lambda: self._forward(self.net, sum(portions, [])))
         for index, batch in enumerate(portions):
             with statistics[index], contextlib.ExitStack() as stack:
                 if index < len(portions) - 1 and isinstance(self.model, DistributedDataParallel):

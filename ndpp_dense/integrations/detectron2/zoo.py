@@ -8,7 +8,7 @@ from typing import IO, Any
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathHandler, PathManager
-from torch import nn
+from torch import Tensor, nn
 
 from ndpp_dense.config_files import find_config
 from ndpp_dense.integrations.detectron2.config import add_ndpp_config
@@ -16,7 +16,7 @@ from ndpp_dense.zoo.index import SCHEME
 from ndpp_dense.zoo.rows import ZooModel
 from ndpp_dense.zoo.views import torch_view
 
-__all__ = ["ZooHandler", "build_zoo_model", "evaluate_zoo_model", "register_zoo", "zoo_config"]
+__all__ = ["ZooHandler", "build_zoo_model", "evaluate_zoo_model", "register_zoo", "run_blank", "zoo_config"]
 
 
 class ZooHandler(PathHandler):
@@ -65,6 +65,11 @@ def zoo_config(model: ZooModel, device: str) -> CfgNode:
 def build_zoo_model(model: ZooModel, device: str = "cpu") -> nn.Module:
     """The model of a row in evaluation mode, with random weights."""
     return build_model(zoo_config(model, device)).eval()
+
+
+def run_blank(network: nn.Module, image: Tensor) -> None:
+    """Runs a network of :func:`build_zoo_model` on one image ``(3, H, W)``, for what counts operations."""
+    network([{"image": image, "height": image.shape[1], "width": image.shape[2]}])
 
 
 def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | None, output: Path) -> dict[str, float]:

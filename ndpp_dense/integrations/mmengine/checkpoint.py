@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 from pathlib import Path
 
-import torch
 from mmengine.logging import print_log
+
+from ndpp_dense.integrations.mmengine.reading import load_from_local
 
 __all__ = ["newest_readable"]
 
 _PERIODIC = re.compile(r"(?:iter|epoch)_(\d+)\.pth")
-# What torch.load and pickle raise on truncated, foreign or overwritten files.
-_READ_ERRORS = (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, UnicodeDecodeError)
 
 
 def newest_readable(folder: str | Path) -> str | None:
@@ -56,9 +54,9 @@ def _candidates(folder: Path) -> list[Path]:
 
 def _fault(file: Path) -> str | None:
     try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except _READ_ERRORS as error:
-        return str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
+        content = load_from_local(str(file))
+    except (OSError, ValueError) as error:
+        return str(error).split(": ", 1)[-1].split(". ")[0]
     return None if isinstance(content, dict) and "state_dict" in content else "it holds no weights"
 
 

@@ -35,7 +35,7 @@ def read_options(values: Mapping[str, Any] | None) -> SegmentorOptions:
     """
     read = options.read_options(values, _TASK, also=("architecture",))
     architecture = (values or {}).get("architecture", SegmentorOptions.architecture)
-    return SegmentorOptions(read.config, read.rules, read.verify, architecture)
+    return SegmentorOptions(read.config, read.rules, read.verify, read.fits_momentum, architecture)
 
 
 def split_whitening(values: Mapping[str, Any]) -> tuple[WhiteningConfig, dict[str, Any]]:

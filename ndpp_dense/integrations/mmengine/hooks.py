@@ -17,8 +17,9 @@ from mmengine.registry import HOOKS
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ndpp_dense.layers.statistics.steps import portion_of_step, settle_stats
+from ndpp_dense.layers.statistics.steps import micro_batch_of_step, settle_stats
 from ndpp_dense.training.evaluation_stats import EvaluationStats
+from ndpp_dense.training.prepare import fit_momentum
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 
 __all__ = ["NDPPResumeHook", "NDPPStatsHook", "plain_model", "save_is_due"]
@@ -49,7 +50,8 @@ class NDPPStatsHook(Hook):
 
     See :class:`ndpp_dense.training.evaluation_stats.EvaluationStats`. Checkpoints hold ready-to-use statistics in the
     model and the run's own ones beside it, for resuming. With an EMAHook, statistics are estimated on the averaged
-    weights. In accumulated steps the running statistics move as :func:`ndpp_dense.portion_of_step` says.
+    weights. In accumulated steps running statistics move as :func:`ndpp_dense.micro_batch_of_step` says. A model whose
+    ``ndpp`` settings name no momentum gets that of the run's batch, over all processes and accumulated iterations.
 
     Args:
         num_batches: Training batches to estimate from, >= 1.
@@ -64,7 +66,8 @@ class NDPPStatsHook(Hook):
         self._resumed: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Takes up the statistics of the run that is resumed."""
+        """Fits the momentum to the batch, and takes up the statistics of the run that is resumed."""
+        _fit_momentum(runner)
         self._stats = EvaluationStats(
             plain_model(runner), lambda seed: _batches(runner, seed), self._num_batches, _loss
         )
@@ -75,7 +78,7 @@ class NDPPStatsHook(Hook):
         """Puts the run's own statistics back, and says which portion of an accumulated step comes."""
         if self._stats is not None:
             self._stats.take_back()
-        self._portion.enter_context(portion_of_step(plain_model(runner), *_portion_of(runner.optim_wrapper)))
+        self._portion.enter_context(micro_batch_of_step(plain_model(runner), *_portion_of(runner.optim_wrapper)))
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Prepares the statistics if a save follows."""
@@ -208,6 +211,14 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _on_cpu(item) for name, item in value.items()}
     return type(value)(_on_cpu(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _fit_momentum(runner: Any) -> None:
+    batch = runner.train_dataloader.batch_sampler.batch_size * get_world_size()
+    batch *= getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+    momentum = fit_momentum(plain_model(runner), batch)
+    if momentum is not None:
+        print_log(f"ND++ statistics: momentum {momentum:.4g}, for {batch} images a step", logger="current")
 
 
 def _portion_of(optimizer: Any) -> tuple[int, int]:

@@ -10,7 +10,7 @@ from mmseg.models.backbones import ResNetV1c
 
 from ndpp_dense.integrations.mmengine.config import read_options
 from ndpp_dense.integrations.mmengine.initialization import convert_with_initialization
-from ndpp_dense.layers.model_statistics import freeze_where_weights_are
+from ndpp_dense.training.prepare import prepare
 
 
 @MODELS.register_module()
@@ -24,6 +24,4 @@ class NDResNetV1c(ResNetV1c):
 
     def __init__(self, ndpp: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        options = read_options(ndpp)
-        convert_with_initialization(self, options.config, options.rules)
-        freeze_where_weights_are(self)
+        prepare(self, read_options(ndpp), convert=convert_with_initialization)

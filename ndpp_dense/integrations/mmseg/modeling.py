@@ -12,11 +12,12 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from ndpp_dense.conversion.options import NDPPOptions
 from ndpp_dense.conversion.report import ConversionReport
 from ndpp_dense.integrations.mmengine.config import read_options
 from ndpp_dense.integrations.mmengine.initialization import convert_with_initialization
 from ndpp_dense.layers import WhiteningConfig
-from ndpp_dense.layers.model_statistics import freeze_where_weights_are
+from ndpp_dense.training.prepare import prepare
 
 Model = TypeVar("Model", bound=nn.Module)
 BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verified
@@ -26,6 +27,8 @@ BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verifie
 def build_ndpp_model(ndpp: Mapping[str, Any] | None = None, **model: Any) -> nn.Module:
     """Builds a segmentor and converts it: ``model = dict(type="NDPPModel", ndpp=dict(preset="fast"), backbone=...)``.
 
+    Unless it names a momentum, ``NDPPStatsHook`` fits that to the batch of the run.
+
     Args:
         ndpp: See :func:`ndpp_dense.integrations.mmengine.config.read_options`; ``architecture`` is what to build.
         **model: What the architecture takes.
@@ -34,8 +37,7 @@ def build_ndpp_model(ndpp: Mapping[str, Any] | None = None, **model: Any) -> nn.
         The built model itself, converted; its ``ndpp_report`` says what was done.
     """
     options = read_options(ndpp)
-    built = MODELS.build({"type": options.architecture, **model})
-    return to_ndpp(built, options.config, options.rules, verify=options.verify)
+    return _prepared(MODELS.build({"type": options.architecture, **model}), options)
 
 
 def to_ndpp(
@@ -60,11 +62,11 @@ def to_ndpp(
     Raises:
         RuntimeError: A converted layer does not run.
     """
-    report = convert_with_initialization(model, config or WhiteningConfig.fast("cityscapes"), rules)
-    freeze_where_weights_are(model)
-    if verify:
-        _verify(report, model)
-    object.__setattr__(model, "ndpp_report", report)
+    return _prepared(model, NDPPOptions(config or WhiteningConfig.fast("cityscapes"), dict(rules or {}), verify))
+
+
+def _prepared(model: Model, options: NDPPOptions) -> Model:
+    report = prepare(model, options, convert=convert_with_initialization, dry_run=lambda report: _verify(report, model))
     if MMLogger.get_current_instance().instance_name != "mmengine":  # in a run, not where a model is built by hand
         print_log(f"ND++ conversion:\n{report}", logger="current")
     return model

@@ -63,7 +63,7 @@ def build_config(
     if amp:
         _use_amp(config)
     if config.model.type == "NDPPModel":
-        _fit_momentum(config)
+        _check_whitening(config)
     _check_data(config)
     _check_weights(config)
     return config
@@ -135,15 +135,14 @@ def _check_options(config: Config, options: Mapping[str, Any]) -> None:
             break
 
 
-def _fit_momentum(config: Config) -> None:
-    """Checks the ND++ settings and writes down the momentum for the batch size, unless they name one."""
-    ndpp = dict(config.model.get("ndpp") or {})
-    chosen, loader = read_options(ndpp).config, config.get("train_dataloader")
-    if ndpp.get("momentum") is None and loader is not None:
-        portions = int(config.get("optim_wrapper", {}).get("accumulative_counts", 1))
-        fitted = chosen.for_batch(int(loader.batch_size) * ranks_of(config.launcher) * portions)
-        if fitted != chosen:
-            config.model.ndpp = {**ndpp, "momentum": fitted.momentum}
+def _check_whitening(config: Config) -> None:
+    options = read_options(config.model.get("ndpp"))
+    hooks = [hook.get("type") for hook in config.get("custom_hooks") or []]
+    if options.fits_momentum and config.get("train_dataloader") is not None and "NDPPStatsHook" not in hooks:
+        raise ValueError(
+            "custom_hooks has no NDPPStatsHook, which fits the momentum of ND++ statistics to the batch: add "
+            "dict(type='NDPPStatsHook'), or name model.ndpp.momentum."
+        )
 
 
 def _use_amp(config: Config) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from ndpp_dense.config_files import find_config
 from ndpp_dense.integrations.mmengine.zoo import zoo_options
 from ndpp_dense.zoo.rows import ZooModel
 from ndpp_dense.zoo.weights import load_into
 
-__all__ = ["build_zoo_model", "evaluate_zoo_model", "zoo_config"]
+__all__ = ["build_zoo_model", "evaluate_zoo_model", "run_blank", "zoo_config"]
 
 
 def zoo_config(model: ZooModel) -> Config:
@@ -35,6 +35,11 @@ def build_zoo_model(model: ZooModel, device: str = "cpu") -> nn.Module:
     import mmseg.models  # noqa: F401  (registers them)
 
     return MODELS.build(config.model).to(device).eval()
+
+
+def run_blank(network: nn.Module, image: Tensor) -> None:
+    """Runs a network of :func:`build_zoo_model` on one image ``(3, H, W)``, for what counts operations."""
+    network(image[None])
 
 
 def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | None, output: Path) -> dict[str, float]:

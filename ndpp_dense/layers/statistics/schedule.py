@@ -1,32 +1,65 @@
-"""On which training steps a layer takes new statistics: on every one, or on every T-th."""
+"""On which training steps a layer takes new statistics, and when it uses them."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ndpp_dense.ops.eager import never_compiled
 
+__all__ = ["Schedule", "UpdateInterval"]
+
 _EVERY = re.compile(r"every=([1-9][0-9]*)")
 
 
-def period_of(schedule: object) -> int | None:
-    """Steps from one update of a layer to the next: 1, or T >= 2 for ``"every=T"``; None for what is no schedule."""
-    if schedule in ("fresh", "stale"):
-        return 1
-    match = _EVERY.fullmatch(schedule) if isinstance(schedule, str) else None
-    return int(match[1]) if match and int(match[1]) > 1 else None
+class Schedule(NamedTuple):
+    """A schedule of ``WhiteningConfig``, parsed.
+
+    Attributes:
+        period: Steps from one update of a layer to the next, >= 1.
+        stale: Whether a step uses the statistics of the steps before, and those of its own are exchanged meanwhile.
+    """
+
+    period: int = 1
+    stale: bool = False
+
+    @classmethod
+    def parse(cls, text: object) -> Schedule:
+        """Reads ``"fresh"``, ``"stale"`` or ``"every=T"``.
+
+        Raises:
+            ValueError: It is none of these, or T is no whole number >= 2.
+        """
+        return _parse(text) if isinstance(text, str) else _refuse(text)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether every step takes statistics and uses them at once."""
+        return self.period == 1 and not self.stale
 
 
-class Turns(nn.Module):
+@lru_cache(maxsize=256)
+def _parse(text: str) -> Schedule:
+    if text in ("fresh", "stale"):
+        return Schedule(stale=text == "stale")
+    match = _EVERY.fullmatch(text)
+    return Schedule(int(match[1])) if match and int(match[1]) > 1 else _refuse(text)
+
+
+def _refuse(schedule: object) -> Schedule:
+    raise ValueError(f"schedule = {schedule!r} ('fresh', 'stale', or 'every=T' with a whole number T >= 2)")
+
+
+class UpdateInterval(nn.Module):
     """Tells a layer, step by step, whether to update its statistics: at the first step, then at every T-th.
 
     All layers of a model count the same steps, so they update together, and the statistics of each are of inputs that
     the others' new ones have made. Dealt out over the steps they would share the work evenly, but every layer would
-    whiten what layers before it, updated since, no longer send: so networks trained far worse. Ranks agree without
+    whiten what layers before it, updated since, no longer produce: so networks trained far worse. Ranks agree without
     asking each other, since all of them count the same steps.
 
     What is counted is how many steps are left. A Python number decides, because reading a tensor would wait for the

@@ -117,14 +117,14 @@ def test_help_needs_no_framework():
 
 
 def test_rules_on_the_command_line_join_those_of_the_config(tmp_path):
-    from ndpp_dense.integrations.detectron2.config import whitening_rules
+    from ndpp_dense.integrations.detectron2.config import read_options
     from ndpp_dense.integrations.detectron2.run_config import build_config
 
     (tmp_path / "ruled.yaml").write_text('MODEL: {NDPP: {RULES: {"*.stem.*": False, "*.fpn_*": {EPS: 0.2}}}}\n')
     rules = '{"*.fpn_*": {BLOCK_SIZE: 8}, "*.stem.*": {EPS: 0.05}, "backbone.*.conv1": {LOCAL_SCALE: none}}'
     demo = ("DATASETS.TRAIN", "('digits_train',)", "DATASETS.TEST", "('digits_val',)")
     cfg, _ = build_config(str(tmp_path / "ruled.yaml"), overrides=[*demo, "MODEL.NDPP.RULES", rules])
-    assert whitening_rules(cfg) == {
+    assert read_options(cfg).rules == {
         "*.stem.*": {"EPS": 0.05},
         "*.fpn_*": {"BLOCK_SIZE": 8},
         "backbone.*.conv1": {"LOCAL_SCALE": "none"},

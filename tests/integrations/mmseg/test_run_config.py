@@ -69,18 +69,14 @@ def test_weights_can_be_given_to_a_config_without_any(streets, tmp_path):
     assert config.model.backbone.init_cfg == {"type": "Pretrained", "checkpoint": str(tmp_path / "r50.pth")}
 
 
-def test_momentum_follows_the_batch_of_all_processes(streets, monkeypatch):
-    def momentum(batch, launcher="none", **options):
-        given = {"train_dataloader.batch_size": batch, **options}
-        config = build_config("deeplabv3_ndpp_demo", dataset=str(streets), options=given, launcher=launcher)
-        return config.model.ndpp.get("momentum")
+def test_a_run_without_the_hook_that_fits_the_momentum_is_refused(streets):
+    def build(**ndpp):
+        options = {"custom_hooks": [{"type": "NDPPNaNGuardHook"}], **ndpp}
+        return build_config("deeplabv3_ndpp_demo", dataset=str(streets), options=options)
 
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert momentum(8) is None  # as the preset has it
-    assert momentum(16) == pytest.approx(1 - 0.9**2)
-    assert momentum(16, "pytorch") == pytest.approx(1 - 0.9**8)
-    assert momentum(64, **{"model.ndpp.momentum": 0.2}) == 0.2
-    assert momentum(8, **{"optim_wrapper.accumulative_counts": 2}) == pytest.approx(1 - 0.9**2)
+    with pytest.raises(ValueError, match=r"no NDPPStatsHook.*add dict\(type='NDPPStatsHook'\), or name model.ndpp.mom"):
+        build()
+    assert build(**{"model.ndpp.momentum": 0.2}).model.ndpp.momentum == 0.2
 
 
 def test_unknown_ndpp_keys_name_the_nearest(streets):
