@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     check_folder("--output", args.output)
     if not 0 < args.seconds < math.inf or args.gpus_per_node < 1 or (args.nodes is not None and args.nodes < 1):
         raise ValueError(
-            f"--seconds {args.seconds:g} must be above 0, --gpus-per-node {args.gpus_per_node} and --nodes {args.nodes} "
-            "at least 1."
+            f"--seconds {args.seconds:g} must be above 0, --gpus-per-node {args.gpus_per_node} and "
+            f"--nodes {args.nodes} at least 1."
         )
     if args.record:
         from ndpp_dense.cli.plan_check import table

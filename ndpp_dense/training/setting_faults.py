@@ -50,13 +50,13 @@ def faults_of_settings(what: str, next_step: str, settings: Mapping[str, Any] | 
 def _keys_of(words: str, settings: Mapping[str, Any]) -> list[str]:
     """Keys with a value that stands in the words; values too short to mean anything are passed over."""
     named = [
-        key
-        for key, value in settings.items()
-        if isinstance(value, str | int | float)
-        and len(str(value)) > 1
-        and re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", words)
+        key for key, value in settings.items() if isinstance(value, str | int | float) and _names(words, str(value))
     ]
     return named if len(named) <= _SHOWN else []
+
+
+def _names(words: str, value: str) -> bool:
+    return len(value) > 1 and re.search(rf"(?<![\w.]){re.escape(value)}(?![\w.])", words) is not None
 
 
 def _place(trace: TracebackType | None) -> str | None:

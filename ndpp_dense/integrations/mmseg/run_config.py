@@ -16,7 +16,6 @@ from mmengine.logging import print_log
 from ndpp_dense.config_files import find_config
 from ndpp_dense.integrations.mmengine.checkpoint import newest_readable
 from ndpp_dense.integrations.mmengine.config import read_options
-from ndpp_dense.integrations.mmengine.processes import ranks_of
 from ndpp_dense.integrations.mmengine.setting_checks import check_settings, read_file
 
 __all__ = ["build_config", "choose_resumed", "evaluated_checkpoint"]
