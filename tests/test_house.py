@@ -22,7 +22,7 @@ STOREYS = [
     {"weights", "backbones", "training", "distributed", "images"},
     {"conversion", "calibration"},
     {"layers"},
-    {"ops", "atomic_file", "config_files", "lazy_names"},
+    {"ops", "atomic_file", "config_files", "lazy_names", "redaction"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 FRAMEWORKS = ["detectron2", "mmengine", "mmcv", "mmseg", "timm", "torchvision", "sklearn", "matplotlib", "pycocotools"]

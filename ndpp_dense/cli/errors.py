@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from ndpp_dense.cli.warning_filters import quiet_frameworks
+from ndpp_dense.redaction import hide_secrets, redacted
 
 __all__ = ["Guard", "readable_errors", "shows_tracebacks", "user_message"]
 
@@ -79,7 +80,7 @@ def readable_errors(traceback: bool) -> Iterator[None]:
         if message is None:
             raise
         rank = f" in process {os.environ['RANK']}" if "RANK" in os.environ else ""
-        sys.stderr.write(f"error{rank}: {message}\n(--traceback shows where it arose)\n")
+        sys.stderr.write(f"error{rank}: {redacted(message)}\n(--traceback shows where it arose)\n")
         sys.stderr.flush()
         raise SystemExit(2) from None
 
@@ -126,6 +127,7 @@ class Guard:
     def __init__(self, traceback: bool) -> None:
         self.traceback = traceback
         quiet_frameworks()
+        hide_secrets()
 
     def __reduce__(self) -> tuple[type[Guard], tuple[bool]]:
         return Guard, (self.traceback,)

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ndpp_dense.redaction import redacted
+
 __all__ = ["check_folder", "say", "table"]
 
 
 def say(*lines: str) -> None:
-    """Writes lines."""
+    """Writes lines; secrets in addresses are left out."""
     for line in lines:
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{redacted(line)}\n")
     sys.stdout.flush()
 
 

@@ -16,6 +16,7 @@ from ndpp_dense.config_files import find_config
 from ndpp_dense.integrations.registry import FRAMEWORKS, framework_of_config
 from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_index
 from ndpp_dense.zoo.index import checkpoints_folder, index_path, read_content, write_index
+from ndpp_dense.zoo.overrides import check_overrides
 from ndpp_dense.zoo.pages import write_pages
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _row(args: argparse.Namespace, index: ZooIndex) -> ZooModel:
     name = args.name or config.stem
     before = index.models.get(name)
     texts: dict[str, Any] = {key: getattr(args, key) or (getattr(before, key) if before else "") for key in _TEXTS}
+    check_overrides(args.override, "--override")
     lacking = [f"--{key}" for key in ("task", "data", "budget", "licence", "command") if not texts[key]]
     if lacking:
         raise ZooError(f"a card needs {', '.join(lacking)}.")

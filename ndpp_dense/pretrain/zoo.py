@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ndpp_dense.config_files import packaged_config
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.config_loading import load_config
 from ndpp_dense.pretrain.evaluation import evaluate
@@ -53,4 +54,4 @@ def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | Non
 
 
 def _config(model: ZooModel) -> PretrainConfig:
-    return load_config(model.config, [*model.overrides, "workers=0"])[0]
+    return load_config(packaged_config(model.config), [*model.overrides, "workers=0"])[0]

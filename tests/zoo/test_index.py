@@ -58,7 +58,7 @@ def _damaged(written, change):
 def test_hostile_file_names_are_refused(written, name):
     message = _damaged(written, lambda row: row["files"][0].update(name=name))
     assert "row 'toy'" in message
-    assert "file name" in message
+    assert "name" in message
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,15 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.config_files import find_config
+from ndpp_dense.config_files import find_config, yaml_fault
 from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
+from ndpp_dense.integrations.detectron2.reading import check_proposals
 from ndpp_dense.integrations.detectron2.setting_checks import check_settings
+from ndpp_dense.redaction import redacted
 
 __all__ = ["build_config", "flat_settings", "merge_config", "prepare_run", "register_datasets"]
 
@@ -80,6 +82,7 @@ def build_config(
     _merge_overrides(cfg, overrides)
     check_available([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
     check_settings(cfg)
+    check_proposals(cfg)
     if auto_scale is not None:
         cfg, changes = _scaled(cfg, Scaling(auto_scale, comm.get_world_size()))
         remarks += changes
@@ -124,7 +127,7 @@ def prepare_run(cfg: CfgNode) -> None:
         setup_logger(str(folder), distributed_rank=rank, name=name, abbrev_name=short)
     if comm.is_main_process():
         with replacing(folder / "config.yaml") as path:
-            path.write_text(cfg.dump(), encoding="utf-8")
+            path.write_text(redacted(cfg.dump()), encoding="utf-8")  # a folder that may be passed on
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
@@ -224,7 +227,10 @@ def _short(names: tuple[str, ...]) -> str:
 def _merge_file(cfg: CfgNode, path: Path) -> None:
     _check_files(path, ())
     try:
-        cfg.merge_from_file(str(path))
+        # Detectron2 takes files for its own and runs the tags of Python in them, unless told not to; in bases too.
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ValueError(f"config {yaml_fault(error)}") from error
     except KeyError as error:
         key = str(error.args[0]).rsplit(": ", 1)[-1]
         raise KeyError(f"config {path}: {_unknown(cfg, key)}") from error

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from mmengine.config import Config
 from mmengine.registry import DATASETS
+
+from ndpp_dense.config_files import yaml_fault
 
 __all__ = ["check_settings", "flat_settings", "read_file"]
 
@@ -45,6 +48,8 @@ def read_file(path: Path) -> Config:
         config = Config.fromfile(str(path))
     except (FileNotFoundError, ImportError):
         raise
+    except yaml.YAMLError as error:  # of a copy, which MMEngine makes
+        raise ValueError(f"config {yaml_fault(error, path)} (There, or in a file that it builds on.)") from error
     except Exception as error:  # a config is a program of the user's, which can raise anything
         raise ValueError(f"config {path} cannot be read: {_said(error)}.") from error
     if not isinstance(config.get("model"), Mapping) or "type" not in config.model:

@@ -17,6 +17,7 @@ from ndpp_dense.integrations.mmengine import (  # noqa: E402
 from ndpp_dense.integrations.mmseg.backbone import NDResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.data import CamVidDataset, CheckLabels, ClassIoUMetric, StreetsDataset  # noqa: E402
 from ndpp_dense.integrations.mmseg.export import export_onnx  # noqa: E402
+from ndpp_dense.integrations.mmseg.loading import LoadCheckedImage, LoadCheckedLabels  # noqa: E402
 from ndpp_dense.integrations.mmseg.modeling import build_ndpp_model, to_ndpp  # noqa: E402
 from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, PoolingResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
@@ -25,6 +26,8 @@ __all__ = [
     "CamVidDataset",
     "CheckLabels",
     "ClassIoUMetric",
+    "LoadCheckedImage",
+    "LoadCheckedLabels",
     "NDPPLoadHook",
     "NDPPNaNGuardHook",
     "NDPPPretrainedInit",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ndpp_dense.conversion.fold import fold_ndpp
 from ndpp_dense.layers.base import nd_layers
+from ndpp_dense.redaction import redacted
 from ndpp_dense.robustness.shift.classification import ClassificationTask
 from ndpp_dense.robustness.shift.task import Subject, SubjectRequest
 from ndpp_dense.zoo.cache import file_sha256
@@ -229,5 +230,5 @@ def file_facts(weights: str) -> dict[str, Any]:
     """The name of a file of weights and the SHA-256 of its bytes; of the model zoo, the name alone."""
     path = Path(weights)
     if not weights or not path.is_file():
-        return {"weights": weights}
+        return {"weights": redacted(weights)}
     return {"weights": path.name, "sha256": file_sha256(path)}
