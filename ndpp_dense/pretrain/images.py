@@ -93,7 +93,7 @@ def open_images(path: str | Path, num_classes: int | None = None) -> tuple[Image
         ValueError: The sets have no images or different classes, or their number is not as demanded.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"no images at {path}: give a folder or a .tar file with {_LAYOUT}.")
     train, val = (_from_folder(path, split) for split in _SPLITS) if path.is_dir() else _from_tar(path)
     if train.classes != val.classes:

@@ -49,7 +49,7 @@ def register_coco(source: CocoSource, *, masks: bool = False) -> CocoSummary:
                 f"data set {source.name!r} is registered already, with {taken}; got {wanted}. Choose another name."
             )
         return summary
-    register_coco_instances(source.name, {}, *wanted)
+    register_coco_instances(source.name, {"thing_classes": [*summary.categories]}, *wanted)
     return summary
 
 

@@ -26,7 +26,7 @@ from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.reading import check_proposals
-from ndpp_dense.integrations.detectron2.setting_checks import check_settings
+from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_settings
 from ndpp_dense.redaction import redacted
 from ndpp_dense.training.log_files import forgiving
 
@@ -73,6 +73,7 @@ def build_config(
     register_demo()
     chosen = cfg.clone()  # the overrides decide what the data need, and come after what the data decide
     _merge_overrides(chosen, overrides)
+    check_settings(chosen)
     remarks = register_datasets(cfg, datasets, chosen)
     if device is not None:
         cfg.MODEL.DEVICE = device
@@ -82,7 +83,7 @@ def build_config(
         cfg.OUTPUT_DIR = str(Path("output") / path.stem)
     _merge_overrides(cfg, overrides)
     check_available([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    check_settings(cfg)
+    check_device_and_classes(cfg)
     check_proposals(cfg)
     if auto_scale is not None:
         cfg, changes = _scaled(cfg, Scaling(auto_scale, comm.get_world_size()))

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ndpp_dense.distributed.stopping import stopping_at_once
@@ -109,7 +110,21 @@ def _built(config: Config, eval_only: bool) -> Runner:
     if not eval_only:  # in the order of Runner.train, which would do it
         runner.train_loop  # noqa: B018  (the property builds it)
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        _check_classes(runner)
     return runner
+
+
+def _check_classes(runner: Runner) -> None:
+    """More classes in the data than a head can tell apart would end training at the first such label."""
+    classes = runner.train_loop.dataloader.dataset.metainfo.get("classes") or ()
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    for name in ("decode_head", "auxiliary_head"):
+        known = getattr(getattr(model, name, None), "num_classes", None)
+        if isinstance(known, int) and 1 < known < len(classes):
+            raise ValueError(
+                f"model.{name}.num_classes is {known} and the data set has {len(classes)} classes: give as many to each "
+                f"head (--cfg-options model.{name}.num_classes={len(classes)})."
+            )
 
 
 def _read(words: Sequence[str]) -> dict[str, Any]:
