@@ -26,6 +26,7 @@ def test_data_far_from_zero_leave_every_buffer_finite(solver, schedule, mean, mo
         original = exchange._batches
         monkeypatch.setattr(exchange, "_batches", lambda shares, device: original(shares, torch.device("cuda")))
         monkeypatch.setattr(exchange, "_is_local", lambda share: False)
+        monkeypatch.setattr(exchange.Exchange, "_singly", lambda self: False)
     grad = "full" if schedule == "full" else "detached"
     fields = {"statistics": "batch", "grad": grad} if schedule in ("batch", "full") else {}
     fields |= {"schedule": schedule.split()[0]} if schedule.startswith(("every", "stale")) else {}
@@ -60,6 +61,7 @@ def test_a_solver_that_fails_for_a_block_leaves_its_d_and_no_other(kind, monkeyp
         original = exchange._batches
         monkeypatch.setattr(exchange, "_batches", lambda shares, device: original(shares, torch.device("cuda")))
         monkeypatch.setattr(exchange, "_is_local", lambda share: False)
+        monkeypatch.setattr(exchange.Exchange, "_singly", lambda self: False)
     for _ in range(2):
         layer(torch.randn(50, 6))
     settle_stats(layer)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -113,14 +112,6 @@ class UpdateInterval(nn.Module):
     @never_compiled
     def _stored(self) -> int:
         return int(self.phase)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UpdateInterval:
-        """As for any module; memory that was given to a module without any holds a count then."""
-        had_memory = not self.phase.is_meta
-        super()._apply(fn, recurse)
-        if not (had_memory or self.phase.is_meta):
-            self.reset_parameters()
-        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Goes on where the checkpoint was; where it is, if that was written under ``"fresh"`` and counts no steps."""
