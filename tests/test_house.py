@@ -168,7 +168,7 @@ def test_a_circle_would_be_seen():
     assert _cycle({a: {b}, b: {c}, c: {b}}) == ["b", "c", "b"]
 
 
-STATE_OWNERS = {PACKAGE / "layers" / "statistics" / name for name in ("running.py", "whitening.py")}
+STATE_OWNERS = {PACKAGE / "layers" / "statistics" / name for name in ("collection.py", "running.py", "whitening.py")}
 
 
 def _state_attributes() -> set[str]:

@@ -79,6 +79,34 @@ class _NewtonRoot(torch.autograd.Function):
         return grad.addcmul_(m, along, value=-1 / 1.5**2).mul_(scale), None
 
 
+def is_finite_by_block(a_GDD: Tensor) -> Tensor:
+    """Whether all of a matrix is finite, ``(G, 1, 1)``; the device is not waited for."""
+    return torch.isfinite(a_GDD.detach().sum((1, 2), keepdim=True))
+
+
+def finite_gradient(a_GDD: Tensor) -> Tensor:
+    """The matrices themselves; in backward no gradient goes to those whose gradient is not finite.
+
+    A matrix whose solution is not finite has none, even where the solution is not used: NaN times 0 is NaN.
+    """
+    transformed = torch._C._are_functorch_transforms_active()
+    if a_GDD.requires_grad and torch.is_grad_enabled() and not transformed:
+        return _FiniteGradient.apply(a_GDD)  # type: ignore[no-any-return]
+    return a_GDD
+
+
+class _FiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a_GDD: Tensor) -> Tensor:
+        return a_GDD.view_as(a_GDD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Tensor:
+        (grad_GDD,) = grad_outputs
+        return torch.where(is_finite_by_block(grad_GDD), grad_GDD, 0)
+
+
 def _is_spectral(m_GDD: Tensor, size: int) -> bool:
     return m_GDD.device.type == "cpu" and m_GDD.shape[-1] >= size
 
