@@ -14,11 +14,10 @@ from ndpp_dense.integrations.mmengine import (  # noqa: E402
     NoNorm,
     load_from_zoo,
 )
-from ndpp_dense.integrations.mmseg.backbone import NDResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.data import CamVidDataset, CheckLabels, ClassIoUMetric, StreetsDataset  # noqa: E402
 from ndpp_dense.integrations.mmseg.export import export_onnx  # noqa: E402
 from ndpp_dense.integrations.mmseg.loading import LoadCheckedImage, LoadCheckedLabels  # noqa: E402
-from ndpp_dense.integrations.mmseg.modeling import build_ndpp_model, to_ndpp  # noqa: E402
+from ndpp_dense.integrations.mmseg.modeling import NDResNetV1c, build_ndpp_model, to_ndpp  # noqa: E402
 from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, PoolingResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
 
