@@ -14,6 +14,8 @@ from ndpp_dense.atomic_file import replacing
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = ["Prediction", "overlay", "save_predictions"]
+
 _SHARE = 0.6  # of the class colour in a pixel
 _COLUMN = 3.2  # width of a picture in inches
 
