@@ -6,7 +6,7 @@ BIN       := $(VENV)/bin
 EXTRAS    := detectron2,mmseg,pretrain,dev
 PACKAGES  := $(VENV)/.packages
 DETECTRON := $(VENV)/.detectron2
-INSTALLER := tools/install_detectron2.py tools/detectron2_port.py tools/pure_wheel.py
+INSTALLER := $(wildcard ndpp_dense/cli/install_detectron2/*.py)
 PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -30,14 +30,14 @@ $(PACKAGES): pyproject.toml constraints.txt
 
 $(DETECTRON): $(PACKAGES) $(INSTALLER)
 	@echo "env 4/4: Detectron2"
-	@$(BIN)/python tools/install_detectron2.py
+	@$(BIN)/ndpp install-detectron2
 	@touch $@
 
 demo: env  ## train the small Mask R-CNN with ND++ on generated data
-	$(BIN)/python tools/train_net.py --config mask_rcnn_ndpp_demo.yaml
+	$(BIN)/ndpp train-det --config mask_rcnn_ndpp_demo
 
 demo-seg: env  ## train the small DeepLabv3 with ND++ on generated streets
-	$(BIN)/python tools/train_seg.py --config deeplabv3_ndpp_demo
+	$(BIN)/ndpp train-seg --config deeplabv3_ndpp_demo
 
 test: env  ## run the default tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

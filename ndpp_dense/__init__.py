@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         synchronize_stats,
         update_stats,
     )
-    from ndpp_dense.layers.statistics.steps import portion_of_step, settle_stats
-    from ndpp_dense.training.micro_batches import portions_of_step
+    from ndpp_dense.layers.statistics.steps import micro_batch_of_step, settle_stats
+    from ndpp_dense.training.micro_batches import micro_batches_of_step
     from ndpp_dense.zoo import load_checkpoint
 
 __version__ = "0.1.0"
@@ -39,9 +39,9 @@ _HOMES = {
     "hold_stats": "ndpp_dense.layers.model_statistics",
     "list_backbones": "ndpp_dense.backbones",
     "load_checkpoint": "ndpp_dense.zoo",
+    "micro_batch_of_step": "ndpp_dense.layers.statistics.steps",
+    "micro_batches_of_step": "ndpp_dense.training.micro_batches",
     "nd_layers": "ndpp_dense.layers",
-    "portion_of_step": "ndpp_dense.layers.statistics.steps",
-    "portions_of_step": "ndpp_dense.training.micro_batches",
     "settle_stats": "ndpp_dense.layers.statistics.steps",
     "synchronize_stats": "ndpp_dense.layers.model_statistics",
     "update_stats": "ndpp_dense.layers.model_statistics",
@@ -63,16 +63,19 @@ __all__ = [
     "hold_stats",
     "list_backbones",
     "load_checkpoint",
+    "micro_batch_of_step",
+    "micro_batches_of_step",
     "nd_layers",
-    "portion_of_step",
-    "portions_of_step",
     "settle_stats",
     "synchronize_stats",
     "update_stats",
 ]
 
 
-__getattr__ = lazy_names(__name__, _HOMES)
+# Names of the release before, which work for one more.
+_RENAMED = {"portion_of_step": "micro_batch_of_step", "portions_of_step": "micro_batches_of_step"}
+
+__getattr__ = lazy_names(__name__, _HOMES, _RENAMED)
 
 
 def __dir__() -> list[str]:

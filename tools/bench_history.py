@@ -18,8 +18,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from readable_errors import readable_errors
 from records import ROOT, provenance, table
+
+from ndpp_dense.cli.errors import readable_errors
 
 RECORD = ROOT / "docs" / "results" / "bench_history.json"
 PAGE = ROOT / "docs" / "performance.md"

@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from readable_errors import readable_errors
+from ndpp_dense.cli.errors import readable_errors
 
 QUICK = {"budget": 25.0, "rounds": 5, "warmup": 0}  # the trial step of every peer warms up
 FULL = {"budget": 900.0, "rounds": 10, "warmup": 1}

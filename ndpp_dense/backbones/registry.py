@@ -10,8 +10,11 @@ from importlib import import_module
 from torch import nn
 
 from ndpp_dense.backbones.cards import CARDS, BackboneCard
-from ndpp_dense.conversion.convert import convert_to_ndpp
+from ndpp_dense.conversion.options import NDPPOptions
 from ndpp_dense.layers.config import WhiteningConfig
+from ndpp_dense.training.prepare import prepare
+
+__all__ = ["backbone_card", "create_backbone", "list_backbones"]
 
 
 def create_backbone(
@@ -44,7 +47,7 @@ def create_backbone(
         options["output_stride"] = output_stride
     model: nn.Module = _builder(card)(num_classes=num_classes, **options)
     if ndpp is not None:
-        object.__setattr__(model, "ndpp_report", convert_to_ndpp(model, ndpp))
+        prepare(model, NDPPOptions(ndpp))
     return model
 
 

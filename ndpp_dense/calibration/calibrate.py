@@ -20,6 +20,8 @@ from ndpp_dense.layers import NDLayer, WhiteningConfig, nd_layers
 from ndpp_dense.layers.model_statistics import update_stats
 from ndpp_dense.ops.collectives import sum_over_ranks
 
+__all__ = ["calibrate_ndpp"]
+
 LARGEST_ERROR = 1e-3  # of a folded weight; beyond it the layer's data type cannot hold both W and D
 
 Run = Callable[[nn.Module, Any], Any]
@@ -184,6 +186,4 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
 def _take_over(model: nn.Module, twin: nn.Module) -> None:
     """Copies parameters and statistics of the ND++ layers; the model's own parameters stay the same objects."""
     for (_, layer), (_, other) in zip(nd_layers(model), nd_layers(twin), strict=True):
-        state = other.state_dict()
-        for name, tensor in layer.state_dict().items():
-            tensor.copy_(state[name])
+        layer.load_state_dict(other.state_dict())

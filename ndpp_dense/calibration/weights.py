@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from math import prod
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,18 @@ from ndpp_dense.layers.base import NDLayer
 from ndpp_dense.layers.conv_transpose import NDConvTranspose2d
 from ndpp_dense.layers.functional import FEATURE_DIMS, SAMPLE_DIMS
 from ndpp_dense.layers.linear import NDLinear
-from ndpp_dense.layers.local_scale import FLOOR, STD_EPS
+from ndpp_dense.layers.local_scale import local_scale
+
+__all__ = [
+    "SampleScale",
+    "average_scale",
+    "fit",
+    "fold_norm",
+    "folding_error",
+    "is_foldable",
+    "normalize",
+    "scale_sums",
+]
 
 CHECKED_SAMPLES = 2  # of a batch, in float64
 
@@ -98,16 +108,7 @@ def scale_sums(layer: NDLayer, x: Tensor) -> Tensor:
         Sum of magnitudes, sum of centres and number of samples, in float64.
     """
     dims = FEATURE_DIMS if isinstance(layer, NDLinear) else SAMPLE_DIMS
-    if layer.config.local_scale == "none":
-        return torch.tensor([1, 0, 1], dtype=torch.float64, device=x.device)
-    if layer.config.local_scale == "l1":
-        magnitude = torch.linalg.vector_norm(x, 1, dims, dtype=torch.float64) / prod(x.shape[dim] for dim in dims)
-        magnitude = magnitude[magnitude >= FLOOR]  # an empty sample is not scaled, and its size says nothing
-        return torch.stack([magnitude.sum(), magnitude.new_zeros(()), magnitude.new_tensor(len(magnitude))])
-    values = x.double()
-    centre = values.mean(dims)
-    deviation = ((values.square().mean(dims) - centre.square()).clamp(min=0) + STD_EPS).sqrt()
-    return torch.stack([deviation.sum(), centre.sum(), deviation.new_tensor(deviation.numel())])
+    return local_scale(layer.config.local_scale).sums(x, dims)
 
 
 def average_scale(sums: Tensor) -> SampleScale:
@@ -133,7 +134,7 @@ def fit(layer: NDLayer, weight: Tensor, bias: Tensor, scale: SampleScale) -> flo
     """
     if isinstance(layer, NDConvTranspose2d) and layer.stride != (1, 1):
         # W D mean differs between the phases of the stride, and they share one bias: without a mean all are exact.
-        layer.whitening.running_mean.zero_()
+        layer.whitening.load({"running_mean": torch.zeros_like(layer.whitening.running_mean)})
     exact = deepcopy(layer).double()  # D is inverted and the norm folded in float64
     mean, whitening = exact.whitening.running_mean, exact.whitening.running_whitening
     exact.bias = nn.Parameter(torch.zeros_like(bias))

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from ndpp_dense.cli.probes import in_a_process
+from ndpp_dense.integrations.registry import FRAMEWORKS, Framework
 from ndpp_dense.zoo import Cache, load_index, locate
 
-__all__ = ["Finding", "all_findings"]
-
-_INSTALLER = "python tools/install_detectron2.py"
-_TIMEOUT = 120.0
+__all__ = ["Finding", "all_findings", "torch_findings"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Finding:
 def all_findings() -> list[Finding]:
     """Runs all checks; one that fails in an unforeseen way is a finding too."""
     checks: list[Callable[[], Finding | list[Finding]]] = [
-        _python, _torch, _gpu, _nccl, _base, _detectron2, _mmseg, _timm, _video, _zoo, _network,
+        _python, _torch, _base, _frameworks, _video, _zoo, _network,
     ]  # fmt: skip
     findings: list[Finding] = []
     for check in checks:
@@ -58,7 +58,26 @@ def _python() -> Finding:
     return Finding("Python", known, f"{platform.python_version()} on {platform.system()} {platform.machine()}", remedy)
 
 
-def _torch() -> Finding:
+def _torch() -> list[Finding]:
+    """Three findings from a process of their own: this one needs no torch."""
+    done = in_a_process("import json; from ndpp_dense.cli import checks; print(json.dumps(checks.torch_findings()))")
+    if done.returncode:
+        return [Finding("torch", False, _last_line(done.stderr), "install torch again, see pytorch.org/get-started")]
+    return [Finding(*words) for words in json.loads(done.stdout.splitlines()[-1])]
+
+
+def torch_findings() -> list[tuple[str, bool | None, str, str]]:
+    """What is found by calling torch: itself, a GPU, the ways to talk to other processes."""
+    found = []
+    for check in (_torch_itself, _gpu, _distributed):
+        try:
+            found.append(astuple(check()))
+        except Exception as error:
+            found.append((check.__name__.strip("_"), False, f"{type(error).__name__}: {error}", ""))
+    return found
+
+
+def _torch_itself() -> Finding:
     import torch
 
     x = torch.ones(8, 8, requires_grad=True)
@@ -89,7 +108,7 @@ def _has_smi() -> bool:
     return which("nvidia-smi") is not None
 
 
-def _nccl() -> Finding:
+def _distributed() -> Finding:
     import torch
     import torch.distributed as dist
 
@@ -114,50 +133,28 @@ def _base() -> list[Finding]:
     ]
 
 
-def _detectron2() -> Finding:
-    if not importlib.util.find_spec("detectron2"):
-        return Finding("Detectron2", None, "not installed", f"pip install -e '.[detectron2]' && {_INSTALLER}")
-    done = _in_a_process(
-        "import detectron2, ndpp_dense.integrations.detectron2.prediction; from detectron2 import _C; "
-        "print(detectron2.__version__, 'placeholder' if (_C.__file__ or '').endswith('.py') else 'compiled')"
-    )
-    if done.returncode:
-        return Finding("Detectron2", False, _last_line(done.stderr), f"pip uninstall -y detectron2 && {_INSTALLER}")
-    number, kind = done.stdout.split()[-2:]
-    ops = "compiled ops" if kind == "compiled" else "no compiled ops (no rotated boxes, DCN, use_fast_impl)"
-    return Finding("Detectron2", True, f"{number}, {ops}")
+def _frameworks() -> list[Finding]:
+    return [_framework(record) for record in FRAMEWORKS.values()]
 
 
-def _mmseg() -> Finding:
-    if not importlib.util.find_spec("mmseg"):
-        return Finding("MMSegmentation", None, "not installed", "pip install -e '.[mmseg]' -c constraints.txt")
-    done = _in_a_process(
-        "import ndpp_dense.integrations.mmseg.prediction, mmengine, mmcv, mmseg; from importlib.util import find_spec; "
-        "print(mmseg.__version__, mmengine.__version__, mmcv.__version__, find_spec('mmcv._ext') is None)"
-    )
+def _framework(record: Framework) -> Finding:
+    if not importlib.util.find_spec(record.packages[0]):
+        lacking = f": {record.without}" if record.without else ""
+        return Finding(record.title, None, f"not installed{lacking}", record.install)
+    module, _, function = record.check.partition(":")
+    done = in_a_process(f"from {module} import {function}; print({function}())")
     if done.returncode:
         fault = _last_line(done.stderr)
         # The message of a conflict names the command that ends it.
-        remedy = fault[fault.find("pip uninstall") :] if "pip uninstall" in fault else "pip install -e '.[mmseg]'"
-        return Finding("MMSegmentation", False, fault, remedy)
-    mmseg, engine, cv, plain = done.stdout.split()[-4:]
-    ops = "no compiled ops (not needed by these models)" if plain == "True" else "compiled ops"
-    return Finding("MMSegmentation", True, f"{mmseg}, mmengine {engine}, mmcv {cv}, {ops}")
-
-
-def _timm() -> Finding:
-    if not importlib.util.find_spec("timm"):
-        return Finding("timm", None, "not installed: no backbones, no pretraining", "pip install -e '.[pretrain]'")
-    done = _in_a_process("import timm, ndpp_dense.pretrain.network; print(timm.__version__)")
-    if done.returncode:
-        return Finding("timm", False, _last_line(done.stderr), "pip install -U timm")
-    return Finding("timm", True, done.stdout.strip())
+        remedy = fault[fault.find("pip uninstall") :] if "pip uninstall" in fault else record.repair
+        return Finding(record.title, False, fault, remedy)
+    return Finding(record.title, True, _last_line(done.stdout))
 
 
 def _video() -> Finding:
     if not importlib.util.find_spec("cv2"):
         return Finding("OpenCV", None, "not installed: no videos", "pip install opencv-python-headless")
-    done = _in_a_process("import cv2; print(cv2.__version__, len(cv2.videoio_registry.getStreamBackends()))")
+    done = in_a_process("import cv2; print(cv2.__version__, len(cv2.videoio_registry.getStreamBackends()))")
     if done.returncode:
         return Finding("OpenCV", False, _last_line(done.stderr), "pip install opencv-python-headless")
     number, backends = done.stdout.split()
@@ -184,12 +181,6 @@ def _network() -> Finding:
     names = ("NDPP_OFFLINE", "NDPP_ZOO_MIRROR", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NO_PROXY")
     # Not their values: an address of a proxy may hold a password.
     return Finding("network", True, f"set: {', '.join(name for name in names if os.environ.get(name)) or 'nothing'}")
-
-
-def _in_a_process(code: str) -> subprocess.CompletedProcess[str]:
-    """Runs code where a crash or a conflict does no harm to this process."""
-    words = [sys.executable, "-W", "ignore", "-c", code]
-    return subprocess.run(words, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
 
 
 def _last_line(text: str) -> str:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from ndpp_dense.cli.checks import all_findings
 from ndpp_dense.cli.output import say, table
 
-__all__ = ["add_parser", "run"]
+__all__ = ["add_arguments", "run"]
 
 _MARKS = {True: "ok", False: "!!", None: "--"}
 
 
-def add_parser(commands: Any) -> None:
-    """Declares the command."""
-    parser = commands.add_parser("doctor", help="what is installed, what conflicts, and how to mend it")
-    parser.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares that it takes nothing."""
 
 
 def run(args: argparse.Namespace) -> int:

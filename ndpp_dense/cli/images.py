@@ -9,41 +9,30 @@ from pathlib import Path
 import numpy as np
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.images.folders import SUFFIXES, find_images
 
-__all__ = ["IMAGES", "VIDEOS", "Video", "images_in", "read_image", "save_image", "write_video"]
+__all__ = ["VIDEOS", "Video", "images_in", "save_image", "write_video"]
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
-def images_in(place: Path) -> list[Path]:
-    """The image itself, or the images of a folder in order.
+def images_in(place: Path) -> tuple[list[Path], str]:
+    """The image itself, or the images of a folder in order; and one line of what was left out of a folder.
 
     Raises:
         FileNotFoundError: There is nothing to read; names what is taken.
     """
     if place.is_file():
-        return [place]
-    found = sorted(path for path in place.rglob("*") if path.suffix.lower() in IMAGES) if place.is_dir() else []
-    if not found:
-        what = "holds no image" if place.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{place} {what}. Give an image ({', '.join(IMAGES)}), a folder or a video.")
-    return found
-
-
-def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8, RGB, upright.
-
-    Raises:
-        ValueError: It is no image.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as opened:
-            return np.asarray(ImageOps.exif_transpose(opened).convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise ValueError(f"cannot read {path} as an image: {error}") from error
+        return [place], ""
+    if not place.is_dir():
+        raise FileNotFoundError(f"{place} does not exist. Give an image ({', '.join(SUFFIXES)}), a folder or a video.")
+    found = find_images(place)
+    if not found.files:
+        held = f" (it holds {found.left_out})" if found.left_out else ""
+        raise FileNotFoundError(
+            f"{place} holds no image{held}. Give an image ({', '.join(SUFFIXES)}), a folder or a video."
+        )
+    return list(found.files), found.left_out
 
 
 def save_image(picture: np.ndarray, path: Path) -> None:

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
-import warnings
+from argparse import REMAINDER
+from collections.abc import Sequence
+from importlib import import_module
+
+from ndpp_dense.cli.errors import readable_errors
+from ndpp_dense.cli.parsing import Parser
+from ndpp_dense.cli.warning_filters import quiet_frameworks
+from ndpp_dense.redaction import hide_secrets
 
 __all__ = ["main"]
 
-# What a wrong name, file, network or environment raises; anything else is a fault of the program.
-_USER_ERRORS = (ValueError, OSError, KeyError, ImportError)
+# The module of each command, and what it does. A module is imported when its command is called.
+_COMMANDS = {
+    "train-det": ("train_det", "train and evaluate a Detectron2 model"),
+    "train-seg": ("train_seg", "train and evaluate an MMSegmentation model"),
+    "pretrain": ("pretrain", "train and evaluate a classifier"),
+    "infer": ("infer", "predict on images or a video and draw it"),
+    "zoo": ("zoo", "weights: list, info, download, verify, path, prune, publish"),
+    "convert": ("convert", "convert weights of a backbone between frameworks"),
+    "export": ("export", "export a segmentation model to ONNX"),
+    "shift": ("shift", "measure how answers change when pictures are moved"),
+    "perceptual": ("perceptual", "compare perceptual distances with opinions"),
+    "plan": ("plan", "predict time and bytes of a training step on many GPUs"),
+    "doctor": ("doctor", "what is installed, what conflicts, and how to mend it"),
+    "install-detectron2": ("install_detectron2.install", "make Detectron2 importable"),
+}
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """The command ``ndpp``.
 
     Args:
@@ -22,35 +40,34 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 where a check has failed, 2 where the user has to put something right.
     """
-    from ndpp_dense.cli import doctor, infer, plan, zoo
-
-    parser = argparse.ArgumentParser(
-        prog="ndpp", description="ND++ for dense prediction: weights, inference, plans, checks."
-    )
-    parser.add_argument("--traceback", action="store_true", help="show where in the program an error arose")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    zoo.add_parser(commands)
-    infer.add_parser(commands)
-    plan.add_parser(commands)
-    doctor.add_parser(commands)
-    args = parser.parse_args(argv)
-    _quiet_frameworks()
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    chosen = _parser().parse_args(words)
+    module = import_module(f"ndpp_dense.cli.{_COMMANDS[chosen.command][0]}")
+    parser = Parser(prog=f"ndpp {chosen.command}", description=module.__doc__)
+    module.add_arguments(parser)
+    args = parser.parse(chosen.words)
+    args.traceback = "traceback" in vars(chosen) or "traceback" in vars(args)
+    quiet_frameworks()
+    hide_secrets()
     try:
-        return args.run(args)
-    except _USER_ERRORS as error:
-        if args.traceback or os.environ.get("NDPP_DEBUG") == "1":
-            raise
-        message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        sys.stderr.write(f"error: {message}\n(ndpp --traceback ... shows where it arose)\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
-        return 130
+        with readable_errors(args.traceback):
+            return module.run(args)
+    except SystemExit as end:  # of a message, or of a run that was stopped
+        return end.code if isinstance(end.code, int) else 1
 
 
-def _quiet_frameworks() -> None:
-    """Keeps back warnings of frameworks that were written for older releases: nothing a user can change."""
-    for package in ("detectron2", "fvcore", "iopath", "mmengine", "mmcv", "mmseg", "timm"):
-        warnings.filterwarnings("ignore", module=f"{package}.*")
-    for message in ("`torch.jit.script` is deprecated", "torch.meshgrid", "The given NumPy array is not writable"):
-        warnings.filterwarnings("ignore", message=message)
+def _parser() -> Parser:
+    from ndpp_dense import __version__
+
+    width = max(map(len, _COMMANDS))
+    listed = "\n".join(f"  {name:{width}}  {summary}" for name, (_, summary) in _COMMANDS.items())
+    parser = Parser(
+        prog="ndpp",
+        usage="%(prog)s [-h] [--version] [--traceback] COMMAND ...",
+        description="ND++ for dense prediction: training, weights, inference, checks.",
+        epilog=f"commands:\n{listed}\n\n`ndpp COMMAND --help` shows what a command takes.",
+    )
+    parser.add_argument("--version", action="version", version=f"ndpp-dense {__version__}")
+    parser.add_argument("command", choices=_COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("words", nargs=REMAINDER, metavar="...", help="what the command takes")
+    return parser

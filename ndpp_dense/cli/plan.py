@@ -1,35 +1,29 @@
-"""``ndpp plan``: what a training step takes on many GPUs, and whether that is so with processes on this machine."""
+"""What a training step takes on many GPUs, and whether that is so with processes on this machine.
+
+Examples::
+
+    ndpp plan --gpus 64 --nodes 8 --link 200Gb --backbone resnet50 --seconds 0.25
+    ndpp plan --gpus 64 --model mask_rcnn_ndpp --seconds 0.3
+    ndpp plan --gpus 8,64,512 --gpus-per-node 8 --backbone resnet50 --seconds 0.25
+    ndpp plan --check --output output/plan
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 
-__all__ = ["add_parser", "run"]
-
-_EXAMPLES = """\
-examples:
-  ndpp plan --gpus 64 --nodes 8 --link 200Gb --backbone resnet50 --seconds 0.25
-  ndpp plan --gpus 64 --model mask_rcnn_ndpp --seconds 0.3
-  ndpp plan --gpus 8,64,512 --gpus-per-node 8 --backbone resnet50 --seconds 0.25
-  ndpp plan --check --output output/plan
-"""
+__all__ = ["add_arguments", "run"]
 
 
-def add_parser(commands: Any) -> None:
-    """Declares the command."""
-    parser = commands.add_parser(
-        "plan",
-        help="predict time and bytes of a training step on many GPUs",
-        description=__doc__,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares what it takes."""
     add = parser.add_argument
     add("--gpus", default="64", help="GPUs in all; several, separated by commas, make a table")
     add("--nodes", type=int, help="machines; default: as many as --gpus-per-node gives")
@@ -46,20 +40,37 @@ def add_parser(commands: Any) -> None:
     add("--steps", type=int, default=15, help="of --check, timed")
     add("--output", type=Path, metavar="FOLDER", help="keep what --check measured as plan.json")
     add("--record", type=Path, metavar="FILE", help="print the table of such a plan.json again")
-    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Predicts, or checks the prediction."""
+    check_folder("--output", args.output)
+    if not 0 < args.seconds < math.inf or args.gpus_per_node < 1 or (args.nodes is not None and args.nodes < 1):
+        raise ValueError(
+            f"--seconds {args.seconds:g} must be above 0, --gpus-per-node {args.gpus_per_node} and "
+            f"--nodes {args.nodes} at least 1."
+        )
     if args.record:
         from ndpp_dense.cli.plan_check import table
 
-        say(*table(json.loads(args.record.read_text(encoding="utf-8"))))
+        say(*table(_record(args.record)))
     elif args.check:
         _check(args)
     else:
         say(*_predicted(args))
     return 0
+
+
+def _record(path: Path) -> Any:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"--record {path}: it is no file. Name a plan.json that --check --output has written.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--record {path} is no JSON: {error}. Name a plan.json of --check --output.") from error
+    if not isinstance(record, dict) or not {"machine", "cores", "load", "steps", "runs"} <= record.keys():
+        raise ValueError(f"--record {path} is no record of --check. Name a plan.json of --check --output.")
+    return record
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from ndpp_dense.cli.plan_steps import measure
 from ndpp_dense.distributed.plan import Cluster, Work, predict
+from ndpp_dense.layers.statistics.schedule import Schedule
 
 __all__ = ["check", "table"]
 
@@ -72,7 +73,9 @@ def _predicted(runs: dict[str, Any], world: int, schedule: str, cores: int) -> f
     hop = pair["small"] / 2 * crowd / of_pair
     speed = alone["gradients"] / max(1e-9, pair["large"] - pair["small"]) * of_pair / crowd
     work = Work(alone["step"] * crowd, alone["gradients"], tuple(alone["moments"]))
-    return predict(work, Cluster(world, inside=speed, latency_inside=hop), overlapped=schedule == "stale").seconds
+    return predict(
+        work, Cluster(world, inside=speed, latency_inside=hop), overlapped=Schedule.parse(schedule).stale
+    ).seconds
 
 
 def _forked(world: int, steps: int, schedule: str) -> dict[str, Any]:

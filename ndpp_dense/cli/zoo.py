@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from fnmatch import fnmatchcase
 from typing import Any
@@ -13,34 +14,38 @@ from ndpp_dense.cli.output import say, table
 from ndpp_dense.zoo import Cache, ZooError, ZooIndex, ZooModel, load_index, resolve
 from ndpp_dense.zoo.sources import addresses
 
-__all__ = ["add_parser"]
+__all__ = ["add_arguments", "run"]
 
 _DAY = 86400.0
 
 
-def add_parser(commands: Any) -> None:
-    """Declares the commands."""
-    zoo = commands.add_parser("zoo", help="weights: list, info, download, verify, path, prune, publish")
-    parts = zoo.add_subparsers(dest="zoo_command", required=True, metavar="COMMAND")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares its commands."""
+    parts = parser.add_subparsers(dest="part", required=True, metavar="COMMAND")
     listing = parts.add_parser("list", help="names, figures, and what is on this machine")
     listing.add_argument("pattern", nargs="?", default="*", help="such as 'mask_rcnn*'")
     listing.add_argument("--weights", action="store_true", help="only those with weights")
-    listing.set_defaults(run=_list)
+    listing.set_defaults(call=_list)
     info = parts.add_parser("info", help="all that is known of a model")
     info.add_argument("name")
-    info.set_defaults(run=_info)
+    info.set_defaults(call=_info)
     download = parts.add_parser("download", help="fetch weights and say where they are")
     download.add_argument("names", nargs="+", metavar="NAME")
-    download.set_defaults(run=_download)
+    download.set_defaults(call=_download)
     path = parts.add_parser("path", help="print the path of weights, fetched if need be")
     path.add_argument("name")
-    path.set_defaults(run=_path)
+    path.set_defaults(call=_path)
     prune = parts.add_parser("prune", help="remove from the cache what no model of the zoo asks for")
     prune.add_argument("--all", action="store_true", help="what they ask for too")
     prune.add_argument("--days", type=float, default=0.0, help="only files that have lain there for so long")
-    prune.set_defaults(run=_prune)
+    prune.set_defaults(call=_prune)
     zoo_verify.add_parser(parts)
     zoo_publish.add_parser(parts)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Calls the command that was named."""
+    return args.call(args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -120,6 +125,8 @@ def _path(args: argparse.Namespace) -> int:
 
 
 def _prune(args: argparse.Namespace) -> int:
+    if not 0 <= args.days < math.inf:
+        raise ZooError(f"--days {args.days:g} must be 0 or more.")
     index, cache = load_index(), Cache()
     keep = set() if args.all else {file.sha256 for model in index.models.values() for file in model.files}
     removed = cache.prune(keep, args.days * _DAY)

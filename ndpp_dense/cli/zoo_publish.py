@@ -8,21 +8,19 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from ndpp_dense.cli.frameworks import framework_of
 from ndpp_dense.cli.output import say
 from ndpp_dense.config_files import find_config
-from ndpp_dense.conversion.fold import fold_ndpp
-from ndpp_dense.layers.base import nd_layers
-from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_index, load_into
+from ndpp_dense.integrations.registry import FRAMEWORKS, framework_of_config
+from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_index
 from ndpp_dense.zoo.index import checkpoints_folder, index_path, read_content, write_index
+from ndpp_dense.zoo.overrides import check_overrides
 from ndpp_dense.zoo.pages import write_pages
-from ndpp_dense.zoo.publish import add_row, write_weights
-from ndpp_dense.zoo.weights import read_verified
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 __all__ = ["add_parser"]
 
@@ -39,7 +37,7 @@ def add_parser(parts: Any) -> None:
     add("checkpoint", nargs="?", type=Path, help="of a run; averaged weights are taken where it has them")
     add("--config", help="bare name of the config that it was trained with")
     add("--name", help="of the row; default: the config's")
-    add("--framework", choices=("detectron2", "mmseg", "timm"), help="default: by the config's folder")
+    add("--framework", choices=FRAMEWORKS, help="default: what the config is for")
     add("--override", nargs="*", default=[], metavar="WORD", help="further words for the config")
     add("--metrics", nargs="*", default=[], metavar="NAME=VALUE|FILE", help="what the run reported; results.json")
     add("--keep", nargs="*", default=[], metavar="NAME", help="of the metrics in FILE, those that the card shows")
@@ -54,7 +52,7 @@ def add_parser(parts: Any) -> None:
     add("--refresh", action="store_true", help="only write digest and generated pages anew, after an edit by hand")
     for name in _TEXTS:
         add(f"--{name}", default="")
-    parser.set_defaults(run=run)
+    parser.set_defaults(call=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
         return _refresh()
     if args.checkpoint is None or not args.config:
         raise ZooError("publish needs a CHECKPOINT and its --config, or --refresh.")
+    from ndpp_dense.layers.base import nd_layers
+    from ndpp_dense.zoo import load_into
+    from ndpp_dense.zoo.publish import add_row, write_weights
+
     index = load_index()
     row = _row(args, index)
     framework = framework_of(row)
@@ -82,10 +84,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(args: argparse.Namespace, index: ZooIndex) -> ZooModel:
     config = find_config(args.config)
-    framework = args.framework or {"detectron2": "detectron2", "mmseg": "mmseg", "imagenet": "timm"}[config.parent.name]
+    framework = args.framework or framework_of_config(config).name
     name = args.name or config.stem
     before = index.models.get(name)
     texts: dict[str, Any] = {key: getattr(args, key) or (getattr(before, key) if before else "") for key in _TEXTS}
+    check_overrides(args.override, "--override")
     lacking = [f"--{key}" for key in ("task", "data", "budget", "licence", "command") if not texts[key]]
     if lacking:
         raise ZooError(f"a card needs {', '.join(lacking)}.")
@@ -160,6 +163,8 @@ def _metric(name: str, value: float, args: argparse.Namespace) -> Metric:
 
 def _evaluated(row: ZooModel, path: Path, framework: Any, args: argparse.Namespace) -> ZooModel:
     """The row with what its own file gives in place of what the run reported."""
+    from ndpp_dense.zoo.weights import read_verified
+
     with tempfile.TemporaryDirectory() as output:
         weights, _ = read_verified(path, row.files[0])
         found = framework.evaluate_zoo_model(row, weights, args.evaluate or None, Path(output))
@@ -174,15 +179,16 @@ def _gflops(network: nn.Module, row: ZooModel) -> float | None:
     """Multiply-adds for one blank image of the row's size, in thousand millions."""
     if not row.image_size:
         return None
+    import torch
     from torch.utils.flop_counter import FlopCounterMode
+
+    from ndpp_dense.conversion.fold import fold_ndpp
+    from ndpp_dense.layers.base import nd_layers
 
     height, width = row.image_size
     image = torch.zeros(3, height, width)
     if any(nd_layers(network)):
         network = fold_ndpp(network)  # as it is used: else the product of weights and D counts too
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        if row.framework == "detectron2":
-            network([{"image": image, "height": height, "width": width}])
-        else:
-            network(image[None])
+        framework_of(row).run_blank(network, image)
     return round(counter.get_total_flops() / 2e9, 4)

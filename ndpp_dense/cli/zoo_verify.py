@@ -9,7 +9,7 @@ from typing import Any
 
 from ndpp_dense.cli.frameworks import framework_of
 from ndpp_dense.cli.output import say
-from ndpp_dense.zoo import Cache, ZooError, ZooIndex, ZooModel, load_checkpoint, load_index, locate
+from ndpp_dense.zoo import Cache, ZooError, ZooIndex, ZooModel, load_index, locate
 
 __all__ = ["add_parser"]
 
@@ -25,7 +25,7 @@ def add_parser(parts: Any) -> None:
     parser.add_argument(
         "--data", action="append", default=[], metavar="NAME=PATH", help="data of the model NAME; repeatable"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(call=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,6 +72,8 @@ def _verified(model: ZooModel, index: ZooIndex, cache: Cache, data: str | None, 
 
 
 def _evaluated(model: ZooModel, data: str | None) -> bool:
+    from ndpp_dense.zoo import load_checkpoint
+
     with tempfile.TemporaryDirectory() as output:
         weights = load_checkpoint(model.name).weights
         found = framework_of(model).evaluate_zoo_model(model, weights, data, Path(output))

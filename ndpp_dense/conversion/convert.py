@@ -66,7 +66,7 @@ def convert_to_ndpp(
     report = ConversionReport([records[module] for module in model.modules() if module in records])
     replace_modules(model, replacements)
     use_no_fused_kernels(model)
-    if any(layer.config.schedule == "stale" for _, layer in nd_layers(model)):
+    if any(not layer.whitening.schedule.fresh for _, layer in nd_layers(model)):
         watch_steps(model)
     return report
 

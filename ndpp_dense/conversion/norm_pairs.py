@@ -8,6 +8,8 @@ from torch.nn.modules.conv import _ConvNd
 from ndpp_dense.conversion.probe import norm_features
 from ndpp_dense.conversion.rules import LINEAR_TYPES
 
+__all__ = ["find_partner", "linear_kind"]
+
 
 def linear_kind(module: nn.Module) -> str | None:
     """``"Conv2d"``, ``"ConvTranspose2d"`` or ``"Linear"`` for these and their subclasses."""

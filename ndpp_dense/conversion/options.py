@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from ndpp_dense.layers.config import WhiteningConfig, preset
 
-__all__ = ["FIELDS", "NDPPOptions", "read_options", "whitening_config"]
+__all__ = ["FIELDS", "OPTIONS", "NDPPOptions", "read_options", "whitening_config"]
 
 FIELDS = tuple(entry.name for entry in fields(WhiteningConfig))
-_KEYS = ("preset", "task", "rules", "verify", *FIELDS)
+OPTIONS = ("preset", "task", "rules", "verify", *FIELDS)
+Options = TypeVar("Options", bound="NDPPOptions")
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,23 @@ class NDPPOptions:
         config: How to whiten.
         rules: Exceptions by layer name, pattern or type, as ``convert_to_ndpp`` takes them.
         verify: Whether to prove on a blank image that every converted layer runs.
+        fits_momentum: Whether the momentum follows the batch size: the section names none.
     """
 
     config: WhiteningConfig
     rules: dict[str, Any] = field(default_factory=dict)
     verify: bool = True
+    fits_momentum: bool = False
+
+    def for_batch(self: Options, batch_size: int) -> Options:
+        """The options with the momentum for so many images a step, unless one is named.
+
+        Args:
+            batch_size: See :meth:`ndpp_dense.WhiteningConfig.for_batch`.
+        """
+        if not self.fits_momentum:
+            return self
+        return replace(self, config=self.config.for_batch(batch_size), fits_momentum=False)
 
 
 def read_options(values: Mapping[str, Any] | None, task: str, also: Sequence[str] = ()) -> NDPPOptions:
@@ -43,7 +56,7 @@ def read_options(values: Mapping[str, Any] | None, task: str, also: Sequence[str
         ValueError: An unknown key (the nearest is named) or an invalid value.
     """
     values = dict(values or {})
-    known = (*also, *_KEYS)
+    known = (*also, *OPTIONS)
     unknown = [str(name) for name in values if name not in known]
     if unknown:
         near = get_close_matches(unknown[0], known, n=1)
@@ -51,7 +64,8 @@ def read_options(values: Mapping[str, Any] | None, task: str, also: Sequence[str
         raise ValueError(f"The ndpp settings have no key {unknown[0]!r}.{hint} Keys: {', '.join(known)}.")
     rules = values.get("rules") or {}
     rules = {name: dict(rule) if isinstance(rule, Mapping) else rule for name, rule in rules.items()}
-    return NDPPOptions(whitening_config(values, task), rules, values.get("verify", True))
+    fits_momentum = values.get("momentum") is None
+    return NDPPOptions(whitening_config(values, task), rules, values.get("verify", True), fits_momentum)
 
 
 def whitening_config(values: Mapping[str, Any], task: str) -> WhiteningConfig:

@@ -13,10 +13,13 @@ from torch import Tensor, nn
 
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.folded_cache import FoldedCache, may_cache
+from ndpp_dense.layers.local_scale import LocalScale, local_scale
 from ndpp_dense.layers.pass_through import LAST_OUTPUT, remember_output
 from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.whitened_weight import whitened_weight
+
+__all__ = ["ND_ATTRIBUTES", "NDLayer", "largest_divisor", "nd_layers"]
 
 # What an ND++ layer has beyond the plain one.
 ND_ATTRIBUTES = frozenset({"config", "block_size", "whitening", "activation", "_folded", LAST_OUTPUT})
@@ -49,6 +52,23 @@ class NDLayer(nn.Module):
         self.activation: Callable[[Tensor], Tensor] | None = None
         blocks = self.groups * channels // self.block_size
         self.whitening = Whitening(blocks, self.block_size * taps, config, sampled)
+
+    @property
+    def _scale(self) -> LocalScale:
+        """S of the layer."""
+        return local_scale(self.config.local_scale)
+
+    def set_momentum(self, momentum: float) -> None:
+        """Lets later steps weigh so much in the running statistics.
+
+        Args:
+            momentum: In (0, 1].
+
+        Raises:
+            ValueError: It is out of range.
+        """
+        self.whitening.set_momentum(momentum)
+        self.config = self.whitening.config
 
     def _blocked_weight(self) -> Tensor:
         """The weight as ``(Q, O, G, D)``, columns ordered as the data matrix has them."""

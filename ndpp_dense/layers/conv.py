@@ -17,8 +17,9 @@ from ndpp_dense.layers.functional import (
     scaled_conv2d,
     self_scaled_conv2d,
 )
-from ndpp_dense.layers.local_scale import local_statistics
 from ndpp_dense.ops.patches import Window, patch_matrix
+
+__all__ = ["NDConv2d"]
 
 
 class NDConv2d(NDLayer, nn.Conv2d):
@@ -48,7 +49,7 @@ class NDConv2d(NDLayer, nn.Conv2d):
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``; N may be 0."""
         fused = self._fuses(x)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not fused):
-            x, scale = local_statistics(x, self.config.local_scale, SAMPLE_DIMS)
+            x, scale = self._scale.apply(x, SAMPLE_DIMS)
         x, padding = pad_input(self, x)
         mean, whitening = self.whitening(lambda sampling: self._data_matrix(x, scale, padding, sampling))
         weight, bias = self.effective_parameters(mean, whitening)
@@ -58,8 +59,7 @@ class NDConv2d(NDLayer, nn.Conv2d):
 
     def _fuses(self, x: Tensor) -> bool:
         """Whether scale and convolution are differentiated as one."""
-        config = self.config
-        return config.local_scale == "l1" and config.grad == "detached" and fuses_scale(self, x)
+        return self._scale.fuses and self.config.grad == "detached" and fuses_scale(self, x)
 
     def _data_matrix(self, x: Tensor, scale: Tensor | None, padding: tuple[int, int], sampling: int) -> Tensor:
         stride = (self.stride[0] * sampling, self.stride[1] * sampling)

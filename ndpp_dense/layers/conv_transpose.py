@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ndpp_dense.layers.base import NDLayer
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.functional import SAMPLE_DIMS, geometry, scaled_conv_transpose2d
-from ndpp_dense.layers.local_scale import local_statistics
 from ndpp_dense.ops.patches import Window, patch_matrix
+
+__all__ = ["NDConvTranspose2d", "unsupported_geometry"]
 
 
 class NDConvTranspose2d(NDLayer, nn.ConvTranspose2d):
@@ -51,7 +52,7 @@ class NDConvTranspose2d(NDLayer, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``; N may be 0."""
-        x, scale = local_statistics(x, self.config.local_scale, SAMPLE_DIMS)
+        x, scale = self._scale.apply(x, SAMPLE_DIMS)
         mean, whitening = self.whitening(lambda sampling: self._data_matrix(x, scale, sampling))
         weight, bias = self.effective_parameters(mean, whitening)
         return self._activate(scaled_conv_transpose2d(self, x, scale, weight, bias))

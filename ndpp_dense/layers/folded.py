@@ -20,8 +20,10 @@ from ndpp_dense.layers.functional import (
     scaled_linear,
 )
 from ndpp_dense.layers.linear import NDLinear
-from ndpp_dense.layers.local_scale import local_statistics
+from ndpp_dense.layers.local_scale import local_scale
 from ndpp_dense.layers.pass_through import LAST_OUTPUT, remember_output
+
+__all__ = ["FoldedConv2d", "FoldedConvTranspose2d", "FoldedLinear", "fold_layer"]
 
 
 class _Folded(nn.Module):
@@ -62,7 +64,7 @@ class FoldedConv2d(_Folded, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
-        x, scale = local_statistics(x, self.local_scale, SAMPLE_DIMS)
+        x, scale = local_scale(self.local_scale).apply(x, SAMPLE_DIMS)
         x, padding = pad_input(self, x)
         y = scaled_conv2d(self, x, scale, self.weight, self.bias, padding)
         return self._activate(y)
@@ -77,7 +79,7 @@ class FoldedConvTranspose2d(_Folded, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
-        x, scale = local_statistics(x, self.local_scale, SAMPLE_DIMS)
+        x, scale = local_scale(self.local_scale).apply(x, SAMPLE_DIMS)
         y = scaled_conv_transpose2d(self, x, scale, self.weight, self.bias)
         return self._activate(y)
 
@@ -91,7 +93,7 @@ class FoldedLinear(_Folded, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., in_features)`` to ``(..., out_features)``."""
-        x, scale = local_statistics(x, self.local_scale, FEATURE_DIMS)
+        x, scale = local_scale(self.local_scale).apply(x, FEATURE_DIMS)
         y = scaled_linear(x, scale, self.weight, self.bias, self.weight.dtype)
         return self._activate(y)
 
@@ -102,7 +104,7 @@ def fold_layer(layer: NDLayer) -> nn.Module:
     Args:
         layer: An ND++ layer; its stored statistics are used.
     """
-    constant = layer.config.local_scale == "none" and layer.activation is None
+    constant = local_scale(layer.config.local_scale).foldable and layer.activation is None
     if isinstance(layer, NDConvTranspose2d):
         return FoldedConvTranspose2d(layer)
     if isinstance(layer, NDConv2d):

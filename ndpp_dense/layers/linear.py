@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ndpp_dense.layers.base import NDLayer
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.functional import FEATURE_DIMS, scaled_linear
-from ndpp_dense.layers.local_scale import local_statistics
+
+__all__ = ["NDLinear"]
 
 
 class NDLinear(NDLayer, nn.Linear):
@@ -35,7 +36,7 @@ class NDLinear(NDLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., in_features)`` to ``(..., out_features)``; there may be no rows."""
-        x, scale = local_statistics(x, self.config.local_scale, FEATURE_DIMS)
+        x, scale = self._scale.apply(x, FEATURE_DIMS)
         mean, whitening = self.whitening(lambda _: self._data_matrix(x, scale))
         weight, bias = self.effective_parameters(mean, whitening)
         return self._activate(scaled_linear(x, scale, weight, bias, self.weight.dtype))

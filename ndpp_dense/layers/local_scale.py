@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 
 import torch
@@ -11,36 +13,86 @@ from ndpp_dense.ops.absolute_sum import absolute_sum
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 from ndpp_dense.ops.precision import statistics_dtype
 
+__all__ = ["FLOOR", "LOCAL_SCALES", "STD_EPS", "LocalScale", "local_scale"]
+
 FLOOR = 1e-6  # a sample with less than this mean absolute value is taken as empty and left unscaled
 STD_EPS = 1e-5  # as in layer normalisation
 
+Dims = tuple[int, ...]
 
-def local_statistics(x: Tensor, kind: str, dims: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
-    """Removes (or measures) the scale of every sample.
 
-    ``"l1"`` returns the input as it is with the factor ``1 / mean|x|``, to be applied to the layer's *output*:
-    convolution is linear, zero padding included, so the input need not be copied. Only float16 input is scaled itself.
+@dataclass(frozen=True)
+class LocalScale:
+    """How the scale of every sample is removed.
 
-    Args:
-        x: Input; any shape, possibly with no samples.
-        kind: ``"l1"``, ``"std"`` or ``"none"``.
-        dims: Dimensions that one sample spans.
-
-    Returns:
-        The input of the linear map, and the factor for its output (shape of ``x`` with ones at ``dims``, in the
-        statistics' data type) or None.
+    Attributes:
+        apply: Maps the input (any shape, possibly with no samples) and the dimensions that one sample spans to the
+            input of the linear map, and to the factor for its *output* (shape of the input with ones at these
+            dimensions, in the statistics' data type), or None.
+        sums: Maps the same to what is removed, summed over samples: magnitudes, centres, number of samples,
+            ``(3,)`` in float64. ``x = magnitude * scaled x + centre``.
+        foldable: Whether nothing is left to do at inference, so that a layer folds into a plain one.
+        fuses: Whether the factor is ``1 / mean|x|``, and can be differentiated together with a convolution.
     """
-    if kind == "none":
-        return x, None
-    if kind == "l1":
-        scale = _inverse_mean(absolute_sum(x, dims), prod([x.shape[d] for d in dims]))
-        # In float16 neither the factor of a dark sample nor the output of a bright one is within range.
-        return ((x * scale).to(x.dtype), None) if x.dtype == torch.float16 else (x, scale)
+
+    apply: Callable[[Tensor, Dims], tuple[Tensor, Tensor | None]]
+    sums: Callable[[Tensor, Dims], Tensor]
+    foldable: bool = False
+    fuses: bool = False
+
+
+def local_scale(name: str) -> LocalScale:
+    """Looks a local scale up by name.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    if name not in LOCAL_SCALES:
+        raise ValueError(f"Unknown local_scale {name!r}. Choices: {', '.join(map(repr, LOCAL_SCALES))}.")
+    return LOCAL_SCALES[name]
+
+
+def _divide_by_magnitude(x: Tensor, dims: Dims) -> tuple[Tensor, Tensor | None]:
+    """Convolution is linear, zero padding included: the factor goes to the output, and the input need not be copied."""
+    scale = _inverse_mean(absolute_sum(x, dims), prod([x.shape[d] for d in dims]))
+    # In float16 neither the factor of a dark sample nor the output of a bright one is within range.
+    return ((x * scale).to(x.dtype), None) if x.dtype == torch.float16 else (x, scale)
+
+
+def _sums_of_magnitudes(x: Tensor, dims: Dims) -> Tensor:
+    magnitude = torch.linalg.vector_norm(x, 1, dims, dtype=torch.float64) / prod(x.shape[dim] for dim in dims)
+    magnitude = magnitude[magnitude >= FLOOR]  # an empty sample is not scaled, and its size says nothing
+    return torch.stack([magnitude.sum(), magnitude.new_zeros(()), magnitude.new_tensor(len(magnitude))])
+
+
+def _standardize(x: Tensor, dims: Dims) -> tuple[Tensor, Tensor | None]:
     with torch.autocast(x.device.type, enabled=False):
         values = x.to(statistics_dtype(x))
         centred = values - values.mean(dims, keepdim=True)
         variance = centred.square().mean(dims, keepdim=True)  # torch.var warns where there are no samples
         return (centred * torch.rsqrt(variance + STD_EPS)).to(x.dtype), None
+
+
+def _sums_of_deviations(x: Tensor, dims: Dims) -> Tensor:
+    values = x.double()
+    centre = values.mean(dims)
+    deviation = ((values.square().mean(dims) - centre.square()).clamp(min=0) + STD_EPS).sqrt()
+    return torch.stack([deviation.sum(), centre.sum(), deviation.new_tensor(deviation.numel())])
+
+
+def _leave(x: Tensor, dims: Dims) -> tuple[Tensor, Tensor | None]:
+    return x, None
+
+
+def _sums_of_ones(x: Tensor, dims: Dims) -> Tensor:
+    return torch.tensor([1, 0, 1], dtype=torch.float64, device=x.device)
+
+
+LOCAL_SCALES = {
+    "l1": LocalScale(_divide_by_magnitude, _sums_of_magnitudes, fuses=True),
+    "std": LocalScale(_standardize, _sums_of_deviations),
+    "none": LocalScale(_leave, _sums_of_ones, foldable=True),
+}
 
 
 def _inverse_mean(total: Tensor, count: int) -> Tensor:

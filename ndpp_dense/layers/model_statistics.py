@@ -17,7 +17,8 @@ from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.statistics.steps import settle_stats
 from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.ops.collectives import world_size
-from ndpp_dense.ops.precision import full_precision
+
+__all__ = ["freeze_stats", "freeze_where_weights_are", "hold_stats", "synchronize_stats", "update_stats"]
 
 
 def freeze_stats(module: nn.Module, frozen: bool = True) -> int:
@@ -32,10 +33,9 @@ def freeze_stats(module: nn.Module, frozen: bool = True) -> int:
     Returns:
         How many layers were set.
     """
-    settle_stats(module)
     states = list(_states(module))
     for state in states:
-        state.frozen = frozen
+        state.freeze(frozen)
     return len(states)
 
 
@@ -51,16 +51,16 @@ def freeze_where_weights_are(model: nn.Module) -> list[str]:
 def hold_stats(module: nn.Module) -> Iterator[None]:
     """Forwards inside the block do not update running statistics.
 
-    For gradient accumulation see :func:`ndpp_dense.portions_of_step`.
+    For gradient accumulation see :func:`ndpp_dense.micro_batches_of_step`.
     """
-    before = [(state, state.held) for state in _states(module)]
-    for state, _ in before:
-        state.held = True
+    states = list(_states(module))
+    for state in states:
+        state.hold()
     try:
         yield
     finally:
-        for state, held in before:
-            state.held = held
+        for state in states:
+            state.release()
 
 
 @torch.no_grad()
@@ -121,55 +121,41 @@ def synchronize_stats(model: nn.Module, group: ProcessGroup | None = None) -> No
     if world_size(group) == 1 or not states:
         return
     settle_stats(model)
-    packed = torch.cat([(buffer * state.running_weight).flatten() for state in states for buffer in _averaged(state)])
+    buffers = [(buffer, state.running_weight) for state in states for buffer in _averaged(state).values()]
+    packed = torch.cat([(buffer * weight).flatten() for buffer, weight in buffers])
     weights = torch.stack([state.running_weight for state in states])
     packed = torch.cat([packed, weights])
     dist.all_reduce(packed, group=group)
     packed, weights = packed.split([len(packed) - len(states), len(states)])
     for state, weight in zip(states, weights, strict=True):
-        for buffer in _averaged(state):
+        values = {"running_weight": weight / world_size(group)}
+        for name, buffer in _averaged(state).items():
             total, packed = packed.split([buffer.numel(), len(packed) - buffer.numel()])
-            buffer.copy_(torch.where(weight > 0, total.view_as(buffer) / weight, buffer))
-        state.running_weight.copy_(weight / world_size(group))
+            values[name] = torch.where(weight > 0, total.view_as(buffer) / weight, buffer)
+        state.load(values)
 
 
-def _averaged(state: Whitening) -> tuple[torch.Tensor, ...]:
-    return state.running_mean, state.running_cov, state.running_whitening
+def _averaged(state: Whitening) -> dict[str, torch.Tensor]:
+    return {name: buffer for name, buffer in state.statistics().items() if name != "running_weight"}
 
 
 @contextmanager
 def _reestimating(model: nn.Module, states: list[Whitening]) -> Iterator[None]:
     """Training mode with cumulative averages from zero; solves D from them at the end."""
     modes = [(module, module.training) for module in model.modules()]
-    momenta = [state.momentum for state in states]
-    stored = [{name: buffer.clone() for name, buffer in state.named_buffers()} for state in states]
     model.train()
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
     for state in states:
-        state.momentum = None
-        state.running_weight.zero_()
+        state.restart_average()
     try:
         yield
     finally:
-        for state, momentum, before in zip(states, momenta, stored, strict=True):
-            state.momentum = momentum
-            _finish(state, before)
+        for state in states:
+            state.finish_average()
         for module, mode in modes:
             module.training = mode
-
-
-def _finish(state: Whitening, before: dict[str, torch.Tensor]) -> None:
-    """Keeps the new average, or what was there where no usable row came by."""
-    state.forget_start()
-    if state.running_weight == 0:
-        for name, buffer in state.named_buffers():
-            buffer.copy_(before[name])
-        return
-    with full_precision(state.running_cov.device):
-        state.running_whitening.copy_(state.solve(state.running_cov))
-    state.running_weight.fill_(1)
 
 
 def _states(module: nn.Module) -> Iterator[Whitening]:

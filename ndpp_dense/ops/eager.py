@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
+
+__all__ = ["needs_gradient", "never_compiled", "runs_eagerly"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -44,5 +47,17 @@ def needs_gradient(*tensors: Tensor | None) -> bool:
 
 
 def never_compiled(function: Function) -> Function:
-    """``torch.compiler.disable`` with the type of what it decorates."""
-    return cast(Function, torch.compiler.disable(function))
+    """``torch.compiler.disable``, with the type of what it decorates, and without the import of the compiler.
+
+    To import that takes as long as to import torch. So it waits until something is being compiled, when it is there.
+
+    Args:
+        function: Called by compiled code as it is; a graph ends there.
+    """
+    outside_of_graphs = torch._disable_dynamo(function)  # imports the compiler when it is called, not now
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (outside_of_graphs if torch.compiler.is_compiling() else function)(*args, **kwargs)
+
+    return cast(Function, call)

@@ -23,6 +23,8 @@ from ndpp_dense.ops.pointwise_conv import (
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.scaled_map import scaled_map
 
+__all__ = ["ScaledConv2d", "scaled_conv2d"]
+
 
 def scaled_conv2d(
     x_NCHW: Tensor, scale_N111: Tensor | None, weight: Tensor, bias_O: Tensor, geometry: ConvGeometry
@@ -63,7 +65,7 @@ class ScaledConv2d(torch.autograd.Function):
         Args:
             ctx: What is kept for the backward pass.
             x_NCHW: Input; N may be 0.
-            scale_N111: s, as :func:`ndpp_dense.layers.local_scale.local_statistics` finds it; taken as a constant here.
+            scale_N111: s, as the local scale ``l1`` finds it; taken as a constant here.
             weight: As for ``conv2d``, in the data type of the input.
             bias_O: b.
             geometry: Of the convolution.

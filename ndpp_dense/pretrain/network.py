@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,22 +10,21 @@ from pathlib import Path
 import timm
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
-from timm.models import load_state_dict
 from torch import nn
 
 from ndpp_dense.backbones import create_backbone, list_backbones
-from ndpp_dense.conversion.convert import convert_to_ndpp
 from ndpp_dense.conversion.options import read_options
 from ndpp_dense.layers.model_statistics import freeze_where_weights_are
 from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.pretrain.config import TASK, PretrainConfig
+from ndpp_dense.training.prepare import prepare
+from ndpp_dense.weights.files import read_weights
+from ndpp_dense.weights.formats import unwrapped
 from ndpp_dense.zoo import SCHEME, load_checkpoint
 
-__all__ = ["READ_ERRORS", "build_network", "load_weights", "to_device"]
+__all__ = ["build_network", "load_weights", "to_device"]
 
 _log = logging.getLogger(__name__)
-# What torch.load and safetensors raise on truncated, foreign or overwritten files.
-READ_ERRORS = (RuntimeError, EOFError, OSError, KeyError, ValueError, pickle.UnpicklingError, UnicodeDecodeError)
 
 
 def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
@@ -47,14 +45,9 @@ def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
     """
     network = _by_name(config.name, num_classes)
     if config.ndpp is not None:
-        options = read_options(config.ndpp, TASK)
-        chosen = (
-            options.config if config.ndpp.get("momentum") is not None else options.config.for_batch(config.batch_size)
-        )
-        report = convert_to_ndpp(network, chosen, options.rules)
-        if options.verify:
-            report.verify(network, torch.zeros(1, 3, config.image_size, config.image_size))
-        object.__setattr__(network, "ndpp_report", report)
+        blank = torch.zeros(1, 3, config.image_size, config.image_size)
+        options, size = read_options(config.ndpp, TASK), config.batch_size
+        prepare(network, options, batch_size=size, dry_run=lambda report: report.verify(network, blank))
     if config.weights:
         load_weights(network, config.weights, config.trainable)
     if config.trainable:
@@ -78,7 +71,9 @@ def load_weights(network: nn.Module, path: str | Path, fresh: str = "") -> None:
     if str(path).startswith(SCHEME) and not fresh:
         load_checkpoint(str(path), network)
         return
-    weights = load_checkpoint(str(path)).weights if str(path).startswith(SCHEME) else _read_weights(path)
+    weights = (
+        load_checkpoint(str(path)).weights if str(path).startswith(SCHEME) else unwrapped(read_weights(path).entries)
+    )
     if fresh:
         weights = _with_fresh(weights, network.state_dict(), fresh)
     try:
@@ -86,16 +81,6 @@ def load_weights(network: nn.Module, path: str | Path, fresh: str = "") -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"weights: {path} does not fit {type(network).__name__}: {reason[:600]}") from error
-
-
-def _read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"weights: there is no file {path}.")
-    try:
-        return load_state_dict(str(path))
-    except READ_ERRORS as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"weights: cannot read {path}: {reason}. Copy or download it again.") from error
 
 
 def _with_fresh(

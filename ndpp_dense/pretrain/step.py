@@ -19,7 +19,7 @@ from ndpp_dense.pretrain.batch_augment import BatchAugment, loss_function
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.processes import gather, sum_numbers, world_size
 from ndpp_dense.pretrain.stream import Batch
-from ndpp_dense.training.micro_batches import portions_of_step
+from ndpp_dense.training.micro_batches import micro_batches_of_step
 from ndpp_dense.training.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 
@@ -107,7 +107,7 @@ class OptimizerStep:
     def _accumulate(self, portions: Sequence[Batch]) -> float:
         """Adds up the gradients of all portions; returns their mean loss."""
         total = torch.zeros((), device=portions[0][0].device)
-        statistics = portions_of_step(self.network, len(portions), lambda: self._run_whole(portions))
+        statistics = micro_batches_of_step(self.network, len(portions), lambda: self._run_whole(portions))
         for index, (images, targets) in enumerate(portions):
             with statistics[index], ExitStack() as stack:
                 if index < len(portions) - 1 and isinstance(self._parallel, DistributedDataParallel):

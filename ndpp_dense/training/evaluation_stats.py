@@ -12,7 +12,10 @@ from ndpp_dense.distributed.equal_buffers import warn_if_unequal
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.model_statistics import synchronize_stats, update_stats
 from ndpp_dense.layers.statistics.steps import settle_stats
+from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.training.rng import isolated_rng
+
+__all__ = ["EvaluationStats"]
 
 # Fixed, so that the batches from which statistics are estimated are the same in every run.
 STATS_SEED = 2022
@@ -76,16 +79,15 @@ class EvaluationStats:
         self._load(state["own"])
 
     def _buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for prefix, layer in nd_layers(self._model):
-            # Not where a layer is in its schedule: that is no statistic, and checkpoints of another one lack it.
-            yield from ((name, buffer) for name, buffer in layer.named_buffers(prefix) if buffer.is_floating_point())
+        for prefix, state in self._states():
+            yield from ((f"{prefix}.{name}", buffer) for name, buffer in state.statistics().items())
 
-    @torch.no_grad()
+    def _states(self) -> Iterator[tuple[str, Whitening]]:
+        for name, layer in nd_layers(self._model):
+            yield f"{name}.whitening" if name else "whitening", layer.whitening
+
     def _load(self, saved: dict[str, torch.Tensor]) -> None:
         if not saved:
             return
-        settle_stats(self._model)
-        for name, buffer in self._buffers():
-            buffer.copy_(saved[name])
-        for _, layer in nd_layers(self._model):
-            layer.whitening.forget_start()
+        for prefix, state in self._states():
+            state.load({name: saved[f"{prefix}.{name}"] for name in state.statistics()})

@@ -1,39 +1,31 @@
-"""Files of weights as frameworks publish them: read without running code from them, written whole or not at all."""
+"""Files of weights and checkpoints: read without running code from them, written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.weights.restricted import ZIP, read_pickle, read_torch
+from ndpp_dense.weights.seal import check_seal
 
-__all__ = ["SUFFIXES", "WeightFile", "WeightFileError", "read_weights", "write_weights"]
+__all__ = ["SUFFIXES", "WeightFile", "WeightFileError", "read_checkpoint", "read_weights", "write_weights"]
 
+_log = logging.getLogger(__name__)
 SUFFIXES = (".pth", ".safetensors")  # that are written
 _FACTS = "ndpp_dense"  # the entry that says where weights are from
 # Where checkpoints of timm, Detectron2, MMEngine and of this package keep weights; averaged ones first.
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
-_PICKLED = {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-    *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-}
-# What torch.load, pickle and json raise on truncated, foreign or overwritten files.
-_READ_ERRORS = (RuntimeError, EOFError, OSError, LookupError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 class WeightFileError(ValueError):
@@ -61,11 +53,42 @@ class WeightFile:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads any file of weights, or checkpoint of a run, to the CPU. Nothing in it is executed.
+
+    Every part of the package that reads such a file reads it by this function. Weights that hold NaN or infinity are
+    warned of. Checkpoints of runs are compared with the hash that they carry.
+
+    Args:
+        path: ``.safetensors``; ``.pkl`` with arrays, as in Detectron2's model zoo; anything else is a torch file.
+
+    Returns:
+        What the file holds; of ``.safetensors``, the weights under ``"model"``.
+
+    Raises:
+        FileNotFoundError: There is no such file; the nearest names are given.
+        WeightFileError: It is no file (but a folder, a pipe, ...), cannot be read, or asks for more than plain data.
+        ModuleNotFoundError: The format needs a package that is not installed.
+    """
+    path = Path(path)
+    _check_is_file(path)
+    try:
+        content = _read(path)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # a damaged file can make what reads it raise anything
+        raise _unreadable(path, error) from error
+    _warn_of_nonfinite(path, content)
+    return content
+
+
 def read_weights(path: str | os.PathLike[str]) -> WeightFile:
     """Reads weights to the CPU.
 
     Args:
-        path: ``.safetensors``; ``.pkl`` with arrays, as in Detectron2's model zoo; anything else is a torch file.
+        path: See :func:`read_checkpoint`.
 
     Raises:
         FileNotFoundError: There is no such file; the nearest names are given.
@@ -73,23 +96,11 @@ def read_weights(path: str | os.PathLike[str]) -> WeightFile:
         ModuleNotFoundError: The format needs a package that is not installed.
     """
     path = Path(path)
-    if not path.is_file():
-        names = os.listdir(path.parent) if path.parent.is_dir() else []
-        near = get_close_matches(path.name, names, n=3)
-        hint = f"nearest names there: {', '.join(near)}" if near else f"folder exists: {path.parent.is_dir()}"
-        raise FileNotFoundError(f"weights {path} not found ({hint}).")
-    readers = {".safetensors": _read_safetensors, ".pkl": _read_pickle}
+    content = read_checkpoint(path)
     try:
-        content = readers.get(path.suffix.lower(), _read_torch)(path)
         container, entries = _weights_in(content)
-    except _READ_ERRORS as error:
-        if isinstance(error, ModuleNotFoundError):
-            raise
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else type(error).__name__
-        raise WeightFileError(
-            f"cannot read weights {path} ({path.stat().st_size} bytes): {reason}. The file is truncated, corrupt or "
-            "holds more than tensors and numbers; copy or download it again, or name another."
-        ) from error
+    except (ValueError, TypeError) as error:
+        raise _unreadable(path, error) from error
     extras = {name: value for name, value in content.items() if container and name not in (container, _FACTS)}
     facts = content.get(_FACTS)
     return WeightFile(path, _sha256(path), entries, container, extras, facts if isinstance(facts, dict) else {})
@@ -129,32 +140,33 @@ def write_weights(
             os.fsync(stream.fileno())  # on the disk, not in a cache, before it takes its name
 
 
-def _read_torch(path: Path) -> dict[str, Any]:
-    with torch.serialization.safe_globals([*numpy_globals(), *_LOG_GLOBALS]):
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}")
-    return content
+def _check_is_file(path: Path) -> None:
+    if path.is_file():
+        return
+    if path.exists():  # a pipe or a device would block, or never end
+        kind = "a folder" if path.is_dir() else "a pipe, a socket or a device"
+        raise WeightFileError(f"cannot read weights {path}: it is {kind}, not a file. Name the file of weights.")
+    names = os.listdir(path.parent) if path.parent.is_dir() else []
+    near = get_close_matches(path.name, names, n=3)
+    hint = f"nearest names there: {', '.join(near)}" if near else f"folder exists: {path.parent.is_dir()}"
+    raise FileNotFoundError(f"weights {path} not found ({hint}).")
 
 
-def numpy_globals() -> list[Any]:
-    """What a pickle names to make arrays and numbers of NumPy, for ``torch.serialization.safe_globals``."""
-    scalars = [np.float64(0).dtype, np.float32(0).dtype, np.int64(0).dtype, np.bool_(0).dtype]
-    # Where NumPy keeps them has changed its name with NumPy 2: pickling an example tells.
-    rebuild_array, rebuild_scalar = np.zeros(1).__reduce__()[0], np.float64(0).__reduce__()[0]
-    return [np.ndarray, np.dtype, rebuild_array, rebuild_scalar, *map(type, scalars)]
+def _unreadable(path: Path, error: Exception) -> WeightFileError:
+    reason = str(error).splitlines()[0].split(". ")[0][:300] if str(error) else type(error).__name__
+    return WeightFileError(
+        f"cannot read weights {path} ({path.stat().st_size} bytes): {reason}. The file is truncated, corrupt or "
+        "holds more than tensors and numbers; copy or download it again, or name another."
+    )
 
 
-class _TrainingLog:
-    """Stands for MMEngine's ``HistoryBuffer``, of which its checkpoints are full beside the weights."""
-
-
-def _log_method(log: type, name: str) -> str:
-    """Takes the place of ``getattr``: a log names its methods so. Nothing is looked up."""
-    return name
-
-
-_LOG_GLOBALS = [(_TrainingLog, "mmengine.logging.history_buffer.HistoryBuffer"), (_log_method, "builtins.getattr")]
+def _read(path: Path) -> Any:
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path)
+    check_seal(path)
+    with path.open("rb") as stream:
+        whatever_its_name = stream.peek(len(ZIP)).startswith(ZIP)
+        return read_pickle(stream) if path.suffix.lower() == ".pkl" and not whatever_its_name else read_torch(stream)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -177,34 +189,43 @@ def _safetensors() -> Any:
     return safetensors
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Makes arrays and containers only: a pickle can otherwise run any code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLED:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only arrays are read")
-        return super().find_class(module, name)
-
-
-def _read_pickle(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream:
-        content = _ArrayUnpickler(stream, encoding="latin1").load()
-    if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}")
-    return content
-
-
 def _weights_in(content: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     found = [name for name in _CONTAINERS if isinstance(content.get(name), Mapping) and content[name]]
     container = found[0] if found else ""
     values = content[container] if container else content
-    others = [name for name, value in values.items() if not (torch.is_tensor(value) or hasattr(value, "__array__"))]
+    others = [name for name, value in values.items() if not _is_array(value)]
     if others or not values:
         holds = ", ".join(map(str, others[:5])) or "nothing"
         raise ValueError(f"it holds no weights but {holds}")
     # Arrays of a pickle may be read-only, which torch shares only under protest.
     tensors = {name: value if torch.is_tensor(value) else torch.tensor(value) for name, value in values.items()}
     return container, tensors
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it has content, which tensors on the meta device have not."""
+    return value.device.type == "cpu" if torch.is_tensor(value) else hasattr(value, "__array__")
+
+
+def _is_broken(value: Tensor) -> bool:
+    if not value.is_floating_point() or value.layout is not torch.strided:
+        return False
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():  # expanded: no more than a view
+        return False
+    known = value.half() if value.element_size() == 1 else value
+    return not bool(known.isfinite().all())
+
+
+def _warn_of_nonfinite(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        _, entries = _weights_in(content)
+    except (ValueError, TypeError):
+        return  # a checkpoint of another layout: what takes its weights judges them
+    broken = [name for name, value in entries.items() if _is_broken(value)]
+    if broken:
+        more = ", ..." if len(broken) > 3 else ""
+        message = "weights %s: %d of %d hold NaN or infinity (%s%s); a model with them computes nothing of use"
+        _log.warning(message, path, len(broken), len(entries), ", ".join(broken[:3]), more)
 
 
 def _sha256(path: Path) -> str:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
 
 from ndpp_dense.calibration.calibrate import calibrate_ndpp
 from ndpp_dense.conversion.report import ConversionReport
+from ndpp_dense.images import SUFFIXES, find_images, read_image
+from ndpp_dense.images.reading import check_thickness
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.weights.match import build_model, num_classes, whitened_layers
 
 __all__ = ["calibrated", "image_batches"]
+
+_log = logging.getLogger(__name__)
 
 
 def calibrated(
@@ -84,24 +87,22 @@ def image_batches(folder: str | Path, size: int = 224, batch_size: int = 32, cou
         (3, size, size), is_training=False, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD
     )
     for start in range(0, len(chosen), batch_size):
-        yield torch.stack([_load(file, transform) for file in chosen[start : start + batch_size]])
+        yield torch.stack([transform(_read(file)) for file in chosen[start : start + batch_size]])
+
+
+def _read(file: Path) -> Any:
+    image = read_image(file)
+    check_thickness(image, str(file))
+    return image
 
 
 def _images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"calibration images: there is no folder {folder}.")
-    suffixes = get_img_extensions(as_set=True)
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in suffixes)
-    if not files:
-        raise FileNotFoundError(f"calibration images: {folder} holds no {', '.join(sorted(suffixes))} at any depth.")
-    return files
-
-
-def _load(file: Path, transform) -> Tensor:
-    try:
-        with Image.open(file) as image:
-            return transform(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"cannot read image {file} ({type(error).__name__}: {error}). Replace or remove it."
-        ) from error
+    found = find_images(folder)
+    left_out = f" Left out are {found.left_out}." if found.left_out else ""
+    if not found.files:
+        raise FileNotFoundError(f"calibration images: {folder} holds no {', '.join(SUFFIXES)} at any depth.{left_out}")
+    if left_out:
+        _log.warning("calibration images: %d in %s.%s", len(found.files), folder, left_out)
+    return list(found.files)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import torch.distributed as dist
-
-from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.zoo.errors import ZooError
 
 __all__ = ["once_a_node"]
@@ -31,8 +29,10 @@ def once_a_node(action: Callable[[], T], place: str = "") -> T:
     Raises:
         ZooError: It failed on some rank; on all of them, with the first one's message.
     """
-    if world_size() == 1:
+    if _world_size() == 1:
         return action()
+    import torch.distributed as dist
+
     here = (socket.gethostname(), place)
     first = _gather(here).index(here) == dist.get_rank()
     done = [_attempt(action)] if first else []
@@ -59,7 +59,18 @@ def _check(done: list[tuple[Any, str]]) -> None:
         raise ZooError(f"rank {rank} of {len(failures)} failed: {message}")
 
 
+def _world_size() -> int:
+    """Without an import of torch, which fetching alone does not need: a process group is not there without it."""
+    if "torch" not in sys.modules:
+        return 1
+    from ndpp_dense.ops.collectives import world_size
+
+    return world_size()
+
+
 def _gather(value: T) -> list[T]:
-    values: list[Any] = [None] * world_size()
+    import torch.distributed as dist
+
+    values: list[Any] = [None] * _world_size()
     dist.all_gather_object(values, value)
     return values

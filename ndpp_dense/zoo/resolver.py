@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import random
 import re
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from ndpp_dense.redaction import redacted, redacted_address
 from ndpp_dense.zoo.cache import Cache, file_sha256
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.http import CutOffError, Patience, RefusedError
@@ -16,9 +17,9 @@ from ndpp_dense.zoo.index import ZooIndex, load_index
 from ndpp_dense.zoo.part import PartFile, WrongBytesError
 from ndpp_dense.zoo.ranks import once_a_node
 from ndpp_dense.zoo.rows import ZooFile, ZooModel
-from ndpp_dense.zoo.sources import MIRRORS, OFFLINE, addresses, fetch, is_offline
+from ndpp_dense.zoo.sources import MIRRORS, OFFLINE, addresses, fetch, is_offline, scheme_of
 
-__all__ = ["locate", "resolve"]
+__all__ = ["locate", "resolve", "resolved_bytes"]
 
 _log = logging.getLogger(__name__)
 _MAX_WAIT = 20.0  # seconds between two attempts
@@ -47,6 +48,45 @@ def resolve(
     return once_a_node(lambda: _resolve(name, index, kept, patience or Patience()), str(kept.home))
 
 
+def resolved_bytes(name: str, *, index: ZooIndex | None = None, cache: Cache | None = None) -> tuple[Path, bytes]:
+    """The file of a model's weights as :func:`resolve` finds it, and its bytes: what was checked is what is returned.
+
+    Args:
+        name: ``NAME`` or ``ndpp://NAME``.
+        index: None reads the index of the package.
+        cache: None takes ``$NDPP_HOME``.
+
+    Raises:
+        ZooError: See :func:`resolve`.
+    """
+    kept = cache or Cache()
+    return once_a_node(lambda: _resolved_bytes(name, index or load_index(), kept), str(kept.home))
+
+
+def _resolved_bytes(name: str, index: ZooIndex, cache: Cache) -> tuple[Path, bytes]:
+    model, file = _wanted(name, index)
+    for path in (index.shipped(file), cache.blob(file.sha256)):
+        data = _bytes_of(path, file)
+        if data is not None:
+            return path, data
+    path = _resolve(name, index, cache, Patience())  # fetches, or says why not
+    data = _bytes_of(path, file)
+    if data is None:
+        raise ZooError(f"{path} was changed after it had been checked. Remove it; it is then fetched again.")
+    return path, data
+
+
+def _bytes_of(path: Path, file: ZooFile) -> bytes | None:
+    """All bytes, if they are the right ones."""
+    try:
+        if not path.is_file() or path.stat().st_size != file.size:
+            return None
+        data = path.read_bytes()
+    except OSError as error:
+        raise ZooError(f"cannot read {path}: {error}.") from error
+    return data if hashlib.sha256(data).hexdigest() == file.sha256 else None
+
+
 def locate(model: ZooModel, index: ZooIndex, cache: Cache) -> Path | None:
     """The file of a model's weights if it is on this machine, its bytes checked; None if it is not, or is damaged."""
     file = model.weights
@@ -62,11 +102,7 @@ def locate(model: ZooModel, index: ZooIndex, cache: Cache) -> Path | None:
 
 def _resolve(name: str, index: ZooIndex | None, cache: Cache, patience: Patience) -> Path:
     index = index or load_index()
-    model = index.find(name)
-    file = model.weights
-    if file is None:
-        raise ZooError(f"{model.name} has no weights yet, only a recipe: {model.recipe}")
-    _check_version(model)
+    model, file = _wanted(name, index)
     found = locate(model, index, cache)
     if found is not None:
         return found
@@ -84,6 +120,15 @@ def _resolve(name: str, index: ZooIndex | None, cache: Cache, patience: Patience
     return cache.blob(file.sha256)
 
 
+def _wanted(name: str, index: ZooIndex) -> tuple[ZooModel, ZooFile]:
+    """Row and file of a name that has weights which this version can read."""
+    model = index.find(name)
+    if model.weights is None:
+        raise ZooError(f"{model.name} has no weights yet, only a recipe: {model.recipe}")
+    _check_version(model)
+    return model, model.weights
+
+
 def _check_version(model: ZooModel) -> None:
     """Refuses weights that this version of the package cannot read."""
     from ndpp_dense import __version__
@@ -98,11 +143,11 @@ def _numbers(version: str) -> list[int]:
 
 def _local(model: ZooModel, file: ZooFile, places: list[str], cache: Cache) -> list[str]:
     """Places that need no network."""
-    local = [place for place in places if urlsplit(place).scheme in ("", "file")]
+    local = [place for place in places if scheme_of(place) in ("", "file")]
     if not local:
         raise ZooError(
             f"{model.name}: {OFFLINE} is set and {file.name} is not on this machine. Unset it, or copy the file from "
-            f"{places[0]} to {cache.blob(file.sha256)}."
+            f"{redacted_address(places[0])} to {cache.blob(file.sha256)}."
         )
     return local
 
@@ -114,8 +159,8 @@ def _fetch_from_any(model: ZooModel, file: ZooFile, places: list[str], cache: Ca
         try:
             _fetch_patiently(place, file, cache, patience)
         except (RefusedError, CutOffError, WrongBytesError) as error:
-            _log.info("%s: %s: %s", model.name, place, error)
-            reasons.append(f"{place}: {error}")
+            reasons.append(_printable(redacted(f"{redacted_address(place)}: {error}")))
+            _log.info("%s: %s", model.name, reasons[-1])
             continue
         return
     listed = "\n  ".join(reasons)
@@ -123,6 +168,11 @@ def _fetch_from_any(model: ZooModel, file: ZooFile, places: list[str], cache: Ca
         f"{model.name}: no source has {file.name} ({file.size} bytes, SHA-256 {file.sha256[:12]}...):\n  {listed}\n"
         f"Try again later, name another source in {MIRRORS}, or copy the file to {cache.blob(file.sha256)}."
     )
+
+
+def _printable(text: str) -> str:
+    """Without what gives orders to terminals: servers have a say in it."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _fetch_patiently(place: str, file: ZooFile, cache: Cache, patience: Patience) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ndpp_dense.weights.restricted import read_torch
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.index import ZooIndex, load_index
 from ndpp_dense.zoo.mismatches import mismatches
 from ndpp_dense.zoo.packing import unpack
-from ndpp_dense.zoo.resolver import resolve
+from ndpp_dense.zoo.resolver import resolved_bytes
 from ndpp_dense.zoo.rows import ZooFile, ZooModel
 
 __all__ = ["FACTS", "Checkpoint", "load_checkpoint", "load_into", "read_verified"]
@@ -36,12 +36,14 @@ class Checkpoint:
         path: The file.
         weights: The state dictionary, in float32 on the CPU.
         facts: What was noted in the file.
+        sha256: Of the bytes that the weights are of.
     """
 
     model: ZooModel
     path: Path
     weights: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def load_checkpoint(
@@ -65,11 +67,12 @@ def load_checkpoint(
     """
     index = index or load_index()
     row = index.find(name)
-    path = resolve(name, index=index)
-    weights, facts = read_verified(path, _file_of(row))
+    file = _file_of(row)
+    path, data = resolved_bytes(name, index=index)
+    weights, facts = _read(data, path, file)
     if model is not None:
         load_into(model, weights, row.name, strict=strict)
-    return Checkpoint(row, path, weights, facts)
+    return Checkpoint(row, path, weights, facts, file.sha256)
 
 
 def load_into(model: nn.Module, weights: Mapping[str, Tensor], name: str, *, strict: bool = True) -> str:
@@ -113,7 +116,7 @@ def read_verified(path: Path, file: ZooFile) -> tuple[dict[str, Tensor], dict[st
         ZooError: The bytes are others, or are no weights.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if path.stat().st_size == file.size else b""  # what is larger need not be held
     except OSError as error:
         raise ZooError(f"cannot read {path}: {error}.") from error
     found = hashlib.sha256(data).hexdigest()
@@ -122,6 +125,10 @@ def read_verified(path: Path, file: ZooFile) -> tuple[dict[str, Tensor], dict[st
             f"{path} has {len(data)} bytes with SHA-256 {found[:12]}..., not {file.size} with {file.sha256[:12]}...: "
             "it is damaged or was changed. Remove it; it is then fetched again."
         )
+    return _read(data, path, file)
+
+
+def _read(data: bytes, path: Path, file: ZooFile) -> tuple[dict[str, Tensor], dict[str, Any]]:
     entries, facts = (_read_safetensors if file.format == "safetensors" else _read_torch)(data, path)
     return unpack(entries, facts), facts
 
@@ -141,15 +148,10 @@ def _read_safetensors(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[
 
 def _read_torch(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
-        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ZooError(
-            f"{path} is refused: it holds more than tensors and numbers, and loading that could run code from it "
-            f"({str(error)[:200]})."
-        ) from error
+        content = read_torch(io.BytesIO(data))
     except Exception as error:  # a damaged file can make torch raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ZooError(f"{path} is no file of weights of torch: {reason}.") from error
+        raise ZooError(f"{path} is refused: it is no file of weights of torch: {reason}.") from error
     inner = next((content[key] for key in _CONTAINERS if isinstance(content, dict) and key in content), content)
     if not isinstance(inner, dict) or not inner or not all(torch.is_tensor(value) for value in inner.values()):
         raise ZooError(f"{path} holds no weights by name.")

@@ -14,10 +14,9 @@ def converted_backbone(tmp_path, monkeypatch):
     holds, and its path.
     """
     pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
-    import convert_weights
-
     from ndpp_dense import create_backbone
     from ndpp_dense.backbones.cards import CARDS, BackboneCard
+    from ndpp_dense.cli import main
 
     def make(name, options, ndpp, target):
         monkeypatch.setitem(CARDS, name, BackboneCard(name, 0, 0, None, None, "test", "resnet", options))
@@ -26,7 +25,7 @@ def converted_backbone(tmp_path, monkeypatch):
         model(torch.randn(4, 3, 64, 64))
         trained, file = tmp_path / "best.pth", tmp_path / f"{target}.pth"
         torch.save({"model": model.state_dict(), "config": {"name": name}}, trained)
-        convert_weights.main([str(trained), str(file), "--to", target])
+        assert main(["convert", str(trained), str(file), "--to", target]) == 0
         return torch.load(file, weights_only=True), file
 
     return make

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from stale_worker import Network
 from torch.nn.parallel import DistributedDataParallel
 
-from ndpp_dense import portions_of_step
+from ndpp_dense import micro_batches_of_step
 from ndpp_dense.distributed.leave import leave
 
 STEPS, BATCH = 4, 512
@@ -32,7 +32,7 @@ def train(portions: int, rank: int = 0, world: int = 1, schedule: str = "stale")
         for step in range(STEPS):
             calls.clear()
             own = samples(step)[rank * share : (rank + 1) * share].chunk(portions)
-            statistics = portions_of_step(network, portions, lambda own=own: network(torch.cat(own)))
+            statistics = micro_batches_of_step(network, portions, lambda own=own: network(torch.cat(own)))
             for index, part in enumerate(own):
                 quiet = model.no_sync() if world > 1 and index < portions - 1 else contextlib.nullcontext()
                 with statistics[index], quiet:

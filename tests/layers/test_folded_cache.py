@@ -125,7 +125,7 @@ def test_inference_mode_does_not_spoil_training_of_what_comes_before(case):
 
 def test_frozen_layers_in_training_compute_what_needs_gradients(case):
     layer, x = case
-    layer.whitening.frozen = True
+    layer.whitening.freeze()
     layer.train()
     assert [_computations(layer, x) for _ in range(2)] == [1, 1]
     layer(x).sum().backward()
@@ -150,7 +150,7 @@ def test_steps_of_optimizers_are_seen(case, options):
 
 def test_calls_of_train_at_every_step_keep_what_frozen_layers_folded(case):
     layer, x = case
-    layer.requires_grad_(False).train().whitening.frozen = True
+    layer.requires_grad_(False).train().whitening.freeze()
     layer(x)
     assert _computations(layer.train(), x) == 0
     assert _computations(layer.eval(), x) == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 from stale_nets import assert_equal_buffers, batch, descend, lend, make_net
 
-from ndpp_dense import freeze_stats, nd_layers, portion_of_step, portions_of_step, update_stats
+from ndpp_dense import freeze_stats, micro_batch_of_step, micro_batches_of_step, nd_layers, update_stats
 from ndpp_dense.layers.statistics.steps import settle_stats
 
 STEPS = 5
@@ -21,7 +21,7 @@ def make(schedule="stale", **fields):
 
 def portion_losses(model, x, cut, between=lambda: None):
     parts = x.split(cut)
-    for part, statistics in zip(parts, portions_of_step(model, len(parts), lambda: model(x)), strict=True):
+    for part, statistics in zip(parts, micro_batches_of_step(model, len(parts), lambda: model(x)), strict=True):
         with statistics:
             loss = model(part).square().sum()
             loss.backward()
@@ -72,7 +72,7 @@ def test_under_fresh_the_first_portion_moves_the_statistics_and_all_use_them():
 def test_alone_the_first_step_takes_the_statistics_of_its_first_portion():
     model, twin = make(), make()
     for index, part in enumerate(batch(0).split(4)):
-        with portion_of_step(model, index, 2):
+        with micro_batch_of_step(model, index, 2):
             model(part)
     twin(batch(0)[:4])
     assert_equal_buffers(model, twin)
@@ -101,10 +101,10 @@ def test_a_step_that_fails_between_its_portions_leaves_nothing_behind(broken):
     model, twin = make(), make()
     train(model, [4, 4], [0]), train(twin, [4, 4], [0])
     for index in range(broken):
-        with portion_of_step(model, index, 3):
+        with micro_batch_of_step(model, index, 3):
             model(batch(8))
     handle = model[1].register_forward_hook(lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError), portion_of_step(model, broken, 3):
+    with pytest.raises(ZeroDivisionError), micro_batch_of_step(model, broken, 3):
         model(batch(9))
     handle.remove()
     steps = range(1, STEPS)
@@ -115,7 +115,7 @@ def test_a_step_that_fails_between_its_portions_leaves_nothing_behind(broken):
 def test_a_step_that_was_given_up_leaves_nothing_behind():
     model, twin = make(), make()
     train(model, [8], [0]), train(twin, [8], [0])
-    with portion_of_step(model, 0, 3):
+    with micro_batch_of_step(model, 0, 3):
         model(batch(8))
     assert train(model, [8], [1, 2]) == train(twin, [8], [1, 2])
     assert_same(model, twin)
@@ -125,12 +125,12 @@ def test_layers_that_run_past_the_model_and_twice_a_portion():
     model, twin = make(sampling_stride=1), make(sampling_stride=1)
     train(model, [8], [0]), train(twin, [8], [0])
     for index in range(2):
-        with portion_of_step(model, index, 2):
+        with micro_batch_of_step(model, index, 2):
             for part in batch(1)[4 * index : 4 * index + 4].split(2):
                 model[1](model[0](part))
     twin(batch(1))
     assert_equal_buffers(model, twin)
-    assert all(layer.whitening.portions == 1 and not layer.whitening.collecting for _, layer in nd_layers(model))
+    assert all(layer.whitening.micro_batches == 1 for _, layer in nd_layers(model))
 
 
 def test_frozen_layers_stay_as_they_are_and_others_go_on():
@@ -157,7 +157,7 @@ def test_held_comes_back_as_it_was_and_update_stats_too():
 def test_the_pass_before_the_first_step_draws_no_random_numbers():
     model = make()
     torch.manual_seed(3)
-    portions_of_step(model, 2, lambda: (torch.rand(7), model(batch(0))))
+    micro_batches_of_step(model, 2, lambda: (torch.rand(7), model(batch(0))))
     drawn = torch.rand(3)
     torch.manual_seed(3)
     assert torch.equal(drawn, torch.rand(3))
@@ -167,8 +167,8 @@ def test_the_pass_before_the_first_step_draws_no_random_numbers():
 @pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0)])
 def test_portions_that_do_not_exist(index, count):
     with (
-        pytest.raises(ValueError, match=f"portion {index} of {count} does not exist"),
-        portion_of_step(make(), index, count),
+        pytest.raises(ValueError, match=f"micro-batch {index} of {count} does not exist"),
+        micro_batch_of_step(make(), index, count),
     ):
         pass
 
@@ -184,7 +184,7 @@ def test_compiled_portions_are_plain_ones():
     for step in range(4):
         for index, part in enumerate(batch(step).split(2)):
             for run, own in ((plain, plain), (compiled, twin)):
-                with portion_of_step(own, index, 4):
+                with micro_batch_of_step(own, index, 4):
                     run(part).square().sum().backward()
         descend(plain), descend(twin)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])

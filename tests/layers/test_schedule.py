@@ -2,6 +2,7 @@
 
 import copy
 import io
+import re
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ndpp_dense import NDConv2d, NDLinear, WhiteningConfig, convert_to_ndpp, freeze_stats, hold_stats, update_stats
 from ndpp_dense.layers import nd_layers
-from ndpp_dense.layers.statistics.schedule import Turns, period_of
+from ndpp_dense.layers.statistics.schedule import Schedule, UpdateInterval
 from ndpp_dense.layers.statistics.whitening import Whitening
 
 EVERY = WhiteningConfig(schedule="every=3")
@@ -54,25 +55,30 @@ def solved(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("schedule", "period"),
+    ("text", "parsed"),
     [
-        ("fresh", 1),
-        ("stale", 1),
-        ("every=2", 2),
-        ("every=10", 10),
-        ("every=1", None),
-        ("every=02", None),
-        ("often", None),
-        (3, None),
+        ("fresh", Schedule(1, stale=False)),
+        ("stale", Schedule(1, stale=True)),
+        ("every=2", Schedule(2, stale=False)),
+        ("every=10", Schedule(10, stale=False)),
     ],
 )
-def test_period(schedule, period):
-    assert period_of(schedule) == period
+def test_a_schedule_is_parsed(text, parsed):
+    assert Schedule.parse(text) == parsed
+    assert parsed.fresh == (text == "fresh")
+
+
+@pytest.mark.parametrize(
+    "text", ["every=1", "every=02", "every=", "every=2.5", "every=-3", "often", "", 3, None, ["stale"]]
+)
+def test_what_is_no_schedule_is_refused(text):
+    with pytest.raises(ValueError, match=f"schedule = {re.escape(repr(text))}"):
+        Schedule.parse(text)
 
 
 @pytest.mark.parametrize("period", [2, 3, 5])
 def test_first_step_and_then_every_t_th(period):
-    turns = Turns(period)
+    turns = UpdateInterval(period)
     assert [step for step in range(4 * period) if turns.take()] == list(range(0, 4 * period, period))
 
 
@@ -226,14 +232,14 @@ def test_what_is_written_to_the_buffer_before_the_first_step_counts():
 
 def test_a_checkpoint_of_every_step_loads_into_a_layer_without_memory():
     with torch.device("meta"):
-        turns = Turns(3)
+        turns = UpdateInterval(3)
     turns.load_state_dict({}, assign=True)
     assert [turns.take() for _ in range(4)] == [True, False, False, True]
 
 
 def test_a_count_below_zero_is_due():
     """Such were written when layers were dealt out over the steps."""
-    turns = Turns(3)
+    turns = UpdateInterval(3)
     turns.load_state_dict({"phase": torch.tensor(-2)})
     assert [turns.take() for _ in range(4)] == [True, False, False, True]
 

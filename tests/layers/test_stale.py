@@ -52,7 +52,7 @@ def batching(request, monkeypatch):
     if request.param == "together":
         original = exchange._batches
         monkeypatch.setattr(exchange, "_batches", lambda states, device: original(states, torch.device("cuda")))
-        monkeypatch.setattr(exchange, "_lands_alone", lambda state: False)
+        monkeypatch.setattr(exchange, "_is_local", lambda state: False)
 
 
 @pytest.mark.parametrize("fields", [{}, {"shared_blocks": True, "block_size": 2}, {"momentum": 0.7, "block_size": 2}])
@@ -144,7 +144,7 @@ def test_evaluation_folding_and_checkpoints_see_all_steps():
     copied(batch(2))
     twin.train(), delayed(batch(2)), twin.eval()
     torch.testing.assert_close(copied.eval()(batch(9)), twin(batch(9)))
-    assert all(layer.whitening.flight is None for _, layer in nd_layers(copied))
+    assert not any(layer.whitening.under_way for _, layer in nd_layers(copied))
 
 
 def test_copies_go_on_alike():

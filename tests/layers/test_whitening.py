@@ -150,7 +150,7 @@ def test_held_batch_statistics_are_still_this_step_s():
     rows, other = _batches(2)
     state = _state(statistics="batch")
     _feed(state, rows)
-    state.held = True
+    state.hold()
     mean, _ = _feed(state, other)
     np.testing.assert_allclose(mean[0], other.mean(0), atol=1e-12)
 
@@ -197,7 +197,8 @@ def test_an_average_wants_the_fewer_rows_of_a_step_the_further_it_reaches_back(m
             seen.append(sampling)
             return torch.randn(1, 1, 8, rows, dtype=torch.float64)
 
-        state = _state(dim=8, sampling_stride=3)
-        state.momentum = momentum
+        state = _state(dim=8, sampling_stride=3, **({} if momentum is None else {"momentum": momentum}))
+        if momentum is None:
+            state.restart_average()
         state(data)
         assert (len(seen) > 1) == denser

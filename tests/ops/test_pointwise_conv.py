@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ndpp_dense.layers.local_scale import local_statistics
+from ndpp_dense.layers.local_scale import local_scale
 from ndpp_dense.ops import scaled_conv
 from ndpp_dense.ops.pointwise_conv import ConvGeometry, is_product, pointwise_conv, pointwise_gradients
 
@@ -88,7 +88,7 @@ def test_what_overflows_is_not_passed_over(spoilt, layout):
     x[0] *= spoilt
     x = x.contiguous(memory_format=layout)
     with torch.no_grad():
-        _, scale = local_statistics(x, "l1", (1, 2, 3))
+        _, scale = local_scale("l1").apply(x, (1, 2, 3))
         y = scaled_conv.scaled_conv2d(x, scale, weight, torch.zeros(6), PLAIN)
     assert not torch.isfinite(y[0]).all()
     assert torch.isfinite(y[1]).all()

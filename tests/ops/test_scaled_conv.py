@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ndpp_dense.layers.local_scale import local_statistics
+from ndpp_dense.layers.local_scale import local_scale
 from ndpp_dense.ops.absolute_sum import is_rectified
 from ndpp_dense.ops.pointwise_conv import ConvGeometry, is_product, sees_part
 from ndpp_dense.ops.scaled_conv import ScaledConv2d, scaled_conv2d
@@ -23,13 +23,13 @@ GEOMETRIES = {
 
 
 def plain(x, weight, bias, geometry):
-    x, scale = local_statistics(x, "l1", (1, 2, 3))
+    x, scale = local_scale("l1").apply(x, (1, 2, 3))
     return scale * F.conv2d(x, weight, None, *geometry) + bias.view(1, -1, 1, 1)
 
 
 def fused(x, weight, bias, geometry):
     with torch.no_grad():
-        _, scale = local_statistics(x, "l1", (1, 2, 3))
+        _, scale = local_scale("l1").apply(x, (1, 2, 3))
     return ScaledConv2d.apply(x, scale, weight, bias, geometry)
 
 
@@ -122,7 +122,7 @@ def test_a_black_sample_and_none_at_all_are_handled():
 def test_only_the_input_is_kept_for_the_backward_pass():
     (x, weight, bias), geometry = inputs("1x1", torch.float32)
     with torch.no_grad():
-        _, scale = local_statistics(x, "l1", (1, 2, 3))
+        _, scale = local_scale("l1").apply(x, (1, 2, 3))
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         y = ScaledConv2d.apply(x, scale, weight, bias, geometry)

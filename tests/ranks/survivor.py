@@ -57,6 +57,6 @@ if __name__ in ("__main__", "__mp_main__"):  # in spawned processes too
     prepare()
 
 if __name__ == "__main__":
-    import pretrain
+    from ndpp_dense.cli import main
 
-    pretrain.main()
+    sys.exit(main(["pretrain", *sys.argv[1:]]))

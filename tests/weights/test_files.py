@@ -33,6 +33,25 @@ def test_torch_files(tmp_path, container):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.pth"]
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_reading_leaves_what_others_allowed_torch_to_read(tmp_path, damaged):
+    before = set(torch.serialization.get_safe_globals())
+    try:
+        torch.serialization.add_safe_globals([np.ndarray, np.dtype, (WeightFileError, "builtins.getattr")])
+        allowed = set(torch.serialization.get_safe_globals())
+        write_weights(tmp_path / "a.pth", WEIGHTS, "model", {})
+        if damaged:
+            (tmp_path / "a.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:99])
+            with pytest.raises(WeightFileError):
+                read_weights(tmp_path / "a.pth")
+        else:
+            assert same(read_weights(tmp_path / "a.pth").entries)
+        assert set(torch.serialization.get_safe_globals()) == allowed
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(list(before))
+
+
 def test_safetensors(tmp_path):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     file = tmp_path / "a.safetensors"
@@ -67,7 +86,7 @@ class Evil:
 
 
 def test_a_pickle_runs_no_code(tmp_path):
-    with pytest.raises(WeightFileError, match=r"it asks for \w+\.eval, and only arrays are read"):
+    with pytest.raises(WeightFileError, match=r"it asks for \w+\.eval, and only tensors, arrays"):
         read_weights(dump({"model": Evil()}, tmp_path / "a.pkl"))
     torch.save({"model": Evil()}, tmp_path / "b.pth")
     with pytest.raises(WeightFileError, match="holds more than tensors"):

@@ -15,7 +15,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from ndpp_dense import NDConv2d, WhiteningConfig, convert_to_ndpp
 from ndpp_dense.conversion.module_surgery import replace_modules
 from ndpp_dense.layers.base import nd_layers
-from ndpp_dense.layers.statistics.whitening import MIN_ROWS_PER_COLUMN
+from ndpp_dense.layers.statistics.sampling import MIN_ROWS_PER_COLUMN
 from ndpp_dense.ops.collectives import sum_over_ranks, world_size
 from ndpp_dense.ops.precision import statistics_dtype
 
@@ -189,7 +189,7 @@ def whitened(model: nn.Module, preset: str = "fast", unfold: bool = False, **fie
 def _deal_out(model: nn.Module, period: int) -> None:
     """Lets each step update as many layers of every matrix size: then the median step costs what steps do on average.
 
-    In training they all update together; see :class:`ndpp_dense.layers.statistics.schedule.Turns`.
+    In training they all update together; see :class:`ndpp_dense.layers.statistics.schedule.UpdateInterval`.
     """
     layers = sorted((layer for _, layer in nd_layers(model)), key=lambda layer: layer.whitening.running_mean.shape)
     for place, layer in enumerate(layers):

@@ -19,12 +19,12 @@ from bench.timing import timer
 PARTS = {
     "moments": (
         "ndpp_dense.layers.conv:patch_matrix",
-        "ndpp_dense.layers.statistics.whitening:data_moments",
+        "ndpp_dense.layers.statistics.sampling:data_moments",
         "ndpp_dense.layers.statistics.whitening:mean_and_covariance",
-        "ndpp_dense.layers.statistics.averaging:move_averages",
+        "ndpp_dense.layers.statistics.running:move_averages",
         "ndpp_dense.layers.statistics.exchange:average_moments",
     ),
-    "collective": ("ndpp_dense.layers.statistics.whitening:sum_moments_over_ranks",),
+    "collective": ("ndpp_dense.layers.statistics.sampling:sum_moments_over_ranks",),
     "solver": ("ndpp_dense.layers.statistics.whitening:Whitening.solve",),
     "D·w": ("ndpp_dense.layers.base:NDLayer.whitened_parameters",),
     "convolution": (

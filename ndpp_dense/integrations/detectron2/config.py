@@ -1,15 +1,39 @@
-"""The config node ``MODEL.NDPP`` and its reading."""
+"""The config keys of this package: the node ``MODEL.NDPP`` and its reading, and what the trainer reads."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 from detectron2.config import CfgNode
 
+from ndpp_dense.conversion import options
+from ndpp_dense.conversion.options import NDPPOptions
 from ndpp_dense.integrations.detectron2.pooling_backbone import add_pooling_config
-from ndpp_dense.integrations.detectron2.solver_config import add_trainer_config
-from ndpp_dense.layers.config import WhiteningConfig, preset
+from ndpp_dense.layers.config import WhiteningConfig
+
+__all__ = [
+    "AMP_DTYPES",
+    "HELD_SETTINGS",
+    "UNIMPORTANT_SETTINGS",
+    "add_ndpp_config",
+    "add_trainer_config",
+    "read_options",
+]
+
+AMP_DTYPES = ("bfloat16", "float16")
+# Part of the optimizer's, the scheduler's and the data's state in a checkpoint, which a resumed run goes on with.
+HELD_SETTINGS = ("SOLVER.BASE_LR", "SOLVER.BIAS_LR_FACTOR", "SOLVER.MOMENTUM", "SOLVER.NESTEROV")
+HELD_SETTINGS += ("SOLVER.WEIGHT_DECAY*", "SEED", "MODEL.WEIGHTS")
+# What does not decide what is trained.
+UNIMPORTANT_SETTINGS = ("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.DEVICE")
+UNIMPORTANT_SETTINGS += (
+    "DATALOADER.NUM_WORKERS",
+    "SOLVER.CHECKPOINT_*",
+    "SOLVER.LOG_PERIOD",
+    "TEST.*",
+    "DATASETS.TEST",
+)
+_OF_DETECTRON2 = ("META_ARCHITECTURE", "ZERO_INIT_RESIDUAL")  # keys of the node that no other framework has
 
 
 def add_ndpp_config(cfg: CfgNode) -> CfgNode:
@@ -48,21 +72,38 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def whitening_config(cfg: CfgNode) -> WhiteningConfig:
-    """The preset that ``MODEL.NDPP`` names, with the fields that it sets.
-
-    Unless it sets the momentum, that follows ``SOLVER.IMS_PER_BATCH`` (``WhiteningConfig.for_batch``).
+def read_options(cfg: CfgNode) -> NDPPOptions:
+    """What ``MODEL.NDPP`` says of whitening, with the momentum for ``SOLVER.IMS_PER_BATCH`` unless it names one.
 
     Raises:
         ValueError: Unknown preset or task (the nearest is named), or invalid values.
     """
     node = cfg.MODEL.NDPP
-    names = [field.name for field in fields(WhiteningConfig)]
-    chosen = {name: node[name.upper()] for name in names if node[name.upper()] is not None}
-    config = preset(node.PRESET, node.TASK).override(chosen)
-    return config if "momentum" in chosen else config.for_batch(cfg.SOLVER.IMS_PER_BATCH)
+    values = {name.lower(): value for name, value in node.items() if name not in _OF_DETECTRON2}
+    return options.read_options(values, node.TASK).for_batch(cfg.SOLVER.IMS_PER_BATCH)
 
 
-def whitening_rules(cfg: CfgNode) -> dict[str, Any]:
-    """``MODEL.NDPP.RULES`` as ``convert_to_ndpp`` takes them."""
-    return {name: dict(rule) if isinstance(rule, dict) else rule for name, rule in cfg.MODEL.NDPP.RULES.items()}
+def add_trainer_config(cfg: CfgNode) -> None:
+    """Add the trainer's keys with their defaults.
+
+    Args:
+        cfg: a Detectron2 configuration, changed in place.
+    """
+    # Mixed precision type, used when SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16" (with it).
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    # SOLVER.IMS_PER_BATCH images make one optimizer step; they pass through the model in this many portions.
+    cfg.SOLVER.ACCUMULATION_STEPS = 1
+    # Let DistributedDataParallel search for parameters that took no part in the loss. Costs a little time.
+    cfg.SOLVER.FIND_UNUSED_PARAMETERS = False
+    # Take the means of box and mask losses over the regions of all processes, not of each: what one process with the
+    # whole batch would compute. Costs a small exchange in every step.
+    cfg.SOLVER.MEAN_OVER_ALL_REGIONS = False
+    # "bfloat16" halves the bytes of gradients between processes; empty for full precision.
+    cfg.SOLVER.GRAD_COMPRESSION = ""
+    # How many of the periodic checkpoints stay on disk. The best and the final one always do.
+    cfg.SOLVER.CHECKPOINT_KEEP = 2
+    # Iterations between two records of losses and learning rate.
+    cfg.SOLVER.LOG_PERIOD = 20
+    # Training batches from which ND++ statistics are estimated anew before an evaluation or a save.
+    # Only read when the statistics follow single batches (MODEL.NDPP.STATISTICS "batch").
+    cfg.TEST.STATS_BATCHES = 20

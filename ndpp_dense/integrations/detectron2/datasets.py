@@ -15,6 +15,8 @@ from detectron2.utils.file_io import PathManager
 from ndpp_dense.datasets.coco import CocoSource, CocoSummary, validate_coco
 from ndpp_dense.datasets.digits import DEFAULT_CATEGORIES, ensure_digits, locate_digits
 
+__all__ = ["check_available", "register_coco", "register_demo"]
+
 _DEMO_SPLITS = ("digits_train", "digits_val")
 # The metadata that Detectron2's own sets (COCO, LVIS, Cityscapes, Pascal VOC, ADE20K) keep their paths under.
 _PATH_KEYS = ("json_file", "image_root", "image_dir", "gt_dir", "dirname", "sem_seg_root", "panoptic_root")
@@ -24,20 +26,22 @@ _WAYS = (
 )
 
 
-def register_coco(source: CocoSource) -> CocoSummary:
+def register_coco(source: CocoSource, *, masks: bool = False) -> CocoSummary:
     """Validates a COCO-format split and registers it with Detectron2.
 
     Args:
         source: name and paths. Registering the same name with the same paths again changes nothing.
+        masks: whether every object needs a mask.
 
     Returns:
-        What the annotation file holds; its `mask_format` tells what `INPUT.MASK_FORMAT` has to be.
+        What the annotation file holds; its `mask_format` tells what `INPUT.MASK_FORMAT` has to be, its `warnings` are
+        to be shown.
 
     Raises:
         FileNotFoundError: annotations, image folder or images are missing.
         ValueError: the annotations are faulty, or the name stands for other paths already.
     """
-    summary = validate_coco(source.json, source.images, name=source.name)
+    summary = validate_coco(source.json, source.images, name=source.name, masks=masks)
     wanted = _Paths(source.json, source.images)
     if source.name in DatasetCatalog.list():
         present = MetadataCatalog.get(source.name)
@@ -47,7 +51,7 @@ def register_coco(source: CocoSource) -> CocoSummary:
                 f"data set {source.name!r} is registered already, with {taken}; got {wanted}. Choose another name."
             )
         return summary
-    register_coco_instances(source.name, {}, *wanted)
+    register_coco_instances(source.name, {"thing_classes": [*summary.categories]}, *wanted)
     return summary
 
 

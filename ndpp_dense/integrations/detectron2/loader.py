@@ -15,6 +15,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ndpp_dense.distributed.patience import patient
 from ndpp_dense.training.rng import isolated_rng
 
 __all__ = ["PositionedBatchSampler", "SeededDataset", "TrainData"]
@@ -132,6 +133,8 @@ class TrainData:
         self.cfg = cfg
         self.mapper = mapper
         _check_split(cfg)
+        if not cfg.DATASETS.TRAIN:
+            raise ValueError("DATASETS.TRAIN is empty: give images to train on, --dataset NAME_train=JSON:IMAGES.")
         keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE if cfg.MODEL.KEYPOINT_ON else 0
         dicts: Any = get_detection_dataset_dicts(
             cfg.DATASETS.TRAIN,
@@ -176,7 +179,7 @@ class TrainData:
             # Its own generator: the loader must not draw from the one that training uses.
             generator=torch.Generator().manual_seed(seed),
         )
-        for batch in loader:
+        for batch in patient(loader):
             for sample in batch:
                 if isinstance(sample, Exception):
                     raise sample

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.reports.drawing import literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+__all__ = ["save_predictions"]
 
 _COLUMNS = 4
 _CELL_INCHES, _DPI = 3.0, 130
@@ -194,10 +197,11 @@ def _title_row(axes: Axes, text: str) -> None:
 
 def _read(file_name: str) -> np.ndarray:
     """Returns the image, (H, W, 3) float in 0..1 with the long side `_LONG_SIDE`, faded so that masks stand out."""
-    from PIL import Image, ImageOps
+    from PIL import Image
 
-    with Image.open(file_name) as opened:
-        image = ImageOps.exif_transpose(opened).convert("RGB")
+    from ndpp_dense.integrations.detectron2.mapper import read_pixels
+
+    image = Image.fromarray(read_pixels(file_name, "RGB"))
     scale = _LONG_SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     pixels = np.asarray(image.resize(size, Image.Resampling.BICUBIC), dtype=np.float32) / 255.0
@@ -237,7 +241,7 @@ def _colour(index: int) -> tuple[float, float, float]:
 
 
 def _name(instance: _Instance, names: list[str]) -> str:
-    return names[instance.category] if 0 <= instance.category < len(names) else str(instance.category)
+    return literal(names[instance.category]) if 0 <= instance.category < len(names) else str(instance.category)
 
 
 def _text(instance: _Instance, name: str) -> str:

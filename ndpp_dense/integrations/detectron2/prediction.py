@@ -13,8 +13,9 @@ from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
 
 from ndpp_dense import fold_ndpp, nd_layers
+from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.zoo import build_zoo_model, zoo_config
-from ndpp_dense.zoo import load_checkpoint
+from ndpp_dense.zoo import Checkpoint, load_into
 
 __all__ = ["Detections", "Predictor"]
 
@@ -77,18 +78,19 @@ class Predictor:
     """A detector of the model zoo.
 
     Args:
-        name: Of its row.
+        checkpoint: Its row and weights, as ``ndpp_dense.load_checkpoint`` returns them.
         device: ``cpu`` or ``cuda``.
         score: Objects below it are left out, 0 to 1.
     """
 
-    def __init__(self, name: str, device: str = "cpu", score: float = SCORE) -> None:
-        row = load_checkpoint(name).model
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", score: float = SCORE) -> None:
+        row = checkpoint.model
         network = build_zoo_model(row, device)
-        load_checkpoint(name, network)
+        load_into(network, checkpoint.weights, row.name)
         cfg = zoo_config(row, device)
         self._network = fold_ndpp(network) if any(nd_layers(network)) else network
-        self._resize = transforms.ResizeShortestEdge(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        self._sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
+        self._resize = transforms.ResizeShortestEdge(*self._sizes)
         self._bgr = cfg.INPUT.FORMAT == "BGR"
         self._score, self._classes = score, row.classes
 
@@ -98,7 +100,11 @@ class Predictor:
 
         Args:
             image: (H, W, 3) uint8, RGB.
+
+        Raises:
+            ValueError: The image is too thin to be resized.
         """
+        check_thickness(*image.shape[:2], *self._sizes)
         pixels = image[:, :, ::-1] if self._bgr else image
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), dtype=np.float32))

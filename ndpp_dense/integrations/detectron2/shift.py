@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,21 +10,23 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog, transforms
-from detectron2.data.detection_utils import read_image
 from detectron2.modeling import build_model
 from detectron2.structures import BoxMode, Instances
 from torch import Tensor, nn
 
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.integrations.detectron2.mapper import read_pixels
 from ndpp_dense.integrations.detectron2.run_config import build_config
 from ndpp_dense.robustness.shift.detection import Boxes, DetectionTask
 from ndpp_dense.robustness.shift.models import evenly, file_facts
-from ndpp_dense.robustness.shift.task import Subject
+from ndpp_dense.robustness.shift.task import Subject, SubjectRequest
 from ndpp_dense.zoo import load_index
 from ndpp_dense.zoo.index import SCHEME
 
-__all__ = ["open_detector"]
+__all__ = ["open_detector", "open_subject"]
+
+_log = logging.getLogger(__name__)
 
 
 def open_detector(
@@ -56,12 +59,24 @@ def open_detector(
         config, overrides = config or row.config, [*row.overrides, *overrides]
     if config is None:
         raise ValueError(f"{weights}: name the config that these weights were trained with.")
-    cfg, _ = build_config(config, datasets=datasets, device=device, overrides=[*overrides, "MODEL.WEIGHTS", weights])
+    cfg, remarks = build_config(
+        config, datasets=datasets, device=device, overrides=[*overrides, "MODEL.WEIGHTS", weights]
+    )
+    for line in remarks:
+        _log.warning("%s", line)
+    if not cfg.DATASETS.TEST:
+        raise ValueError("DATASETS.TEST is empty: give images to measure on, --dataset NAME_val=JSON:IMAGES.")
     network = build_model(cfg).eval()
     NDCheckpointer(network).load(cfg.MODEL.WEIGHTS)
     images = DetectionImages(cfg, limit)
     facts = {"config": config, "overrides": list(overrides), "data": cfg.DATASETS.TEST[0], **file_facts(weights)}
     return Subject(Path(config).stem, Detector(network, cfg), images, DetectionTask(score), 32, facts)
+
+
+def open_subject(request: SubjectRequest) -> Subject:
+    """:func:`open_detector` with what was asked for."""
+    given: dict[str, Any] = {"config": request.config, "datasets": request.datasets, "overrides": request.overrides}
+    return open_detector(request.weights, device=request.device, limit=request.limit, score=request.score, **given)
 
 
 class Detector:
@@ -110,7 +125,7 @@ class DetectionImages:
     def __getitem__(self, number: int) -> tuple[Tensor, Boxes | None]:
         """A picture and its objects; None where it has no annotations."""
         record = self._records[number]
-        pixels = read_image(record["file_name"], "RGB")
+        pixels = read_pixels(record["file_name"], "RGB")
         resize = self._resize.get_transform(pixels)
         picture = torch.from_numpy(np.ascontiguousarray(resize.apply_image(pixels).transpose(2, 0, 1)))
         if "annotations" not in record:

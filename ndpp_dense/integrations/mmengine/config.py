@@ -9,6 +9,8 @@ from typing import Any
 from ndpp_dense.conversion import options
 from ndpp_dense.layers.config import WhiteningConfig
 
+__all__ = ["SegmentorOptions", "read_options", "split_whitening"]
+
 _TASK = "cityscapes"
 
 
@@ -35,7 +37,7 @@ def read_options(values: Mapping[str, Any] | None) -> SegmentorOptions:
     """
     read = options.read_options(values, _TASK, also=("architecture",))
     architecture = (values or {}).get("architecture", SegmentorOptions.architecture)
-    return SegmentorOptions(read.config, read.rules, read.verify, architecture)
+    return SegmentorOptions(read.config, read.rules, read.verify, read.fits_momentum, architecture)
 
 
 def split_whitening(values: Mapping[str, Any]) -> tuple[WhiteningConfig, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -17,13 +18,25 @@ from mmengine.registry import HOOKS
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ndpp_dense.layers.statistics.steps import portion_of_step, settle_stats
+from ndpp_dense.layers.statistics.steps import micro_batch_of_step, settle_stats
 from ndpp_dense.training.evaluation_stats import EvaluationStats
+from ndpp_dense.training.prepare import fit_momentum
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
+from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
 
 __all__ = ["NDPPResumeHook", "NDPPStatsHook", "plain_model", "save_is_due"]
 STATISTICS_KEY = "ndpp_own_statistics"
 RANDOM_KEY = "ndpp_random_states"
+SETTINGS_KEY = "ndpp_settings"
+# Part of the optimizer's, the schedulers' and the data's state in a checkpoint, which a resumed run goes on with.
+_HELD = ("optim_wrapper.optimizer.*", "optim_wrapper.paramwise_cfg*", "param_scheduler*", "randomness.seed")
+# What does not decide what is trained.
+_UNIMPORTANT = (
+    *("work_dir", "load_from", "resume", "launcher", "experiment_name", "env_cfg*", "log_*", "vis*", "custom_imports*"),
+    *("default_hooks*", "custom_hooks*", "val_*", "test_*", "*.val_interval", "default_scope", "model_wrapper_cfg*"),
+    *("*dataloader.num_workers", "*dataloader.persistent_workers", "*dataloader.timeout", "*dataloader.pin_memory"),
+    "model.backbone.init_cfg*",
+)
 
 
 def plain_model(runner: Any) -> nn.Module:
@@ -49,7 +62,8 @@ class NDPPStatsHook(Hook):
 
     See :class:`ndpp_dense.training.evaluation_stats.EvaluationStats`. Checkpoints hold ready-to-use statistics in the
     model and the run's own ones beside it, for resuming. With an EMAHook, statistics are estimated on the averaged
-    weights. In accumulated steps the running statistics move as :func:`ndpp_dense.portion_of_step` says.
+    weights. In accumulated steps running statistics move as :func:`ndpp_dense.micro_batch_of_step` says. A model whose
+    ``ndpp`` settings name no momentum gets that of the run's batch, over all processes and accumulated iterations.
 
     Args:
         num_batches: Training batches to estimate from, >= 1.
@@ -64,7 +78,8 @@ class NDPPStatsHook(Hook):
         self._resumed: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Takes up the statistics of the run that is resumed."""
+        """Fits the momentum to the batch, and takes up the statistics of the run that is resumed."""
+        _fit_momentum(runner)
         self._stats = EvaluationStats(
             plain_model(runner), lambda seed: _batches(runner, seed), self._num_batches, _loss
         )
@@ -75,7 +90,7 @@ class NDPPStatsHook(Hook):
         """Puts the run's own statistics back, and says which portion of an accumulated step comes."""
         if self._stats is not None:
             self._stats.take_back()
-        self._portion.enter_context(portion_of_step(plain_model(runner), *_portion_of(runner.optim_wrapper)))
+        self._portion.enter_context(micro_batch_of_step(plain_model(runner), *_portion_of(runner.optim_wrapper)))
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Prepares the statistics if a save follows."""
@@ -132,6 +147,7 @@ class NDPPResumeHook(Hook):
         self._states: list[dict[str, Any]] = []
         self._resumed: list[dict[str, Any]] = []
         self._before_val: dict[str, Any] | None = None
+        self._settings: dict[str, str] = {}
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Gathers the states if a save follows."""
@@ -159,9 +175,25 @@ class NDPPResumeHook(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Adds the states of all ranks."""
         checkpoint[RANDOM_KEY] = deepcopy(self._states)
+        checkpoint[SETTINGS_KEY] = self._settings or flat_settings(runner.cfg.to_dict(), _UNIMPORTANT)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Keeps the states for when training goes on."""
+        """Keeps the states for when training goes on, and says which settings are others.
+
+        Raises:
+            ValueError: The optimizer is another.
+        """
+        if getattr(runner, "_resume", False) and SETTINGS_KEY in checkpoint:
+            now, before = flat_settings(runner.cfg.to_dict(), _UNIMPORTANT), checkpoint[SETTINGS_KEY]
+            kinds = [settings.get("optim_wrapper.optimizer.type") for settings in (now, before)]
+            if kinds[0] != kinds[1]:
+                raise ValueError(
+                    f"the checkpoint holds the state of an optimizer {kinds[1]}, and this run has {kinds[0]}: resume "
+                    "with that one, or start from the weights with --weights in another --work-dir."
+                )
+            for line in changed_settings(now, before, _HELD):
+                print_log(line, logger="current", level=logging.WARNING)
+            self._settings = held_settings(now, before, _HELD)
         self._resumed = checkpoint.get(RANDOM_KEY, []) if getattr(runner, "_resume", False) else []
         if self._resumed and len(self._resumed) != get_world_size():
             print_log(
@@ -208,6 +240,14 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _on_cpu(item) for name, item in value.items()}
     return type(value)(_on_cpu(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _fit_momentum(runner: Any) -> None:
+    batch = runner.train_dataloader.batch_sampler.batch_size * get_world_size()
+    batch *= getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+    momentum = fit_momentum(plain_model(runner), batch)
+    if momentum is not None:
+        print_log(f"ND++ statistics: momentum {momentum:.4g}, for {batch} images a step", logger="current")
 
 
 def _portion_of(optimizer: Any) -> tuple[int, int]:

@@ -4,14 +4,43 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
+from ndpp_dense.config_files import find_config
 from ndpp_dense.conversion.fold import fold_ndpp
+from ndpp_dense.integrations.mmengine.setting_checks import read_file
 
-__all__ = ["SegmentationLogits", "export_onnx", "onnx_difference"]
+__all__ = ["SegmentationLogits", "export_onnx", "onnx_difference", "trained_segmentor"]
 INPUT, OUTPUT = "images", "logits"
+
+
+def trained_segmentor(config: str, checkpoint: str) -> nn.Module:
+    """Builds the model of a config with the weights of a run.
+
+    Args:
+        config: Path or bare name.
+        checkpoint: File that the run left.
+
+    Raises:
+        FileNotFoundError: There is no such config or file.
+        ValueError: The checkpoint is damaged, or of another config.
+    """
+    settings = read_file(find_config(config))
+    init_default_scope(settings.get("default_scope", "mmseg"))
+    model = MODELS.build(settings.model)
+    try:
+        load_checkpoint(model, checkpoint, map_location="cpu", strict=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise ValueError(
+            f"{checkpoint} is no checkpoint of {config}: {' '.join(str(error).split())[:500]} "
+            "Give the config that the run left in its work dir."
+        ) from error
+    return model
 
 
 class SegmentationLogits(nn.Module):

@@ -1,4 +1,7 @@
-"""The model type ``NDPPModel``: build as configured, then convert, before weights, optimizer and DDP."""
+"""What configs name: build as configured, then convert, before weights, optimizer and DDP.
+
+``NDPPModel`` is a model type, ``NDResNetV1c`` for those who want the backbone only.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,18 @@ import torch
 from mmengine.logging import MMLogger, print_log
 from mmengine.registry import MODELS
 from mmengine.structures import PixelData
+from mmseg.models.backbones import ResNetV1c
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from ndpp_dense.conversion.options import NDPPOptions
 from ndpp_dense.conversion.report import ConversionReport
-from ndpp_dense.integrations.mmengine import pretrained  # noqa: F401  (what init_cfg names as "Pretrained")
 from ndpp_dense.integrations.mmengine.config import read_options
 from ndpp_dense.integrations.mmengine.initialization import convert_with_initialization
 from ndpp_dense.layers import WhiteningConfig
-from ndpp_dense.layers.model_statistics import freeze_where_weights_are
+from ndpp_dense.training.prepare import prepare
+
+__all__ = ["NDResNetV1c", "build_ndpp_model", "to_ndpp"]
 
 Model = TypeVar("Model", bound=nn.Module)
 BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verified
@@ -27,6 +33,8 @@ BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verifie
 def build_ndpp_model(ndpp: Mapping[str, Any] | None = None, **model: Any) -> nn.Module:
     """Builds a segmentor and converts it: ``model = dict(type="NDPPModel", ndpp=dict(preset="fast"), backbone=...)``.
 
+    Unless it names a momentum, ``NDPPStatsHook`` fits that to the batch of the run.
+
     Args:
         ndpp: See :func:`ndpp_dense.integrations.mmengine.config.read_options`; ``architecture`` is what to build.
         **model: What the architecture takes.
@@ -35,8 +43,21 @@ def build_ndpp_model(ndpp: Mapping[str, Any] | None = None, **model: Any) -> nn.
         The built model itself, converted; its ``ndpp_report`` says what was done.
     """
     options = read_options(ndpp)
-    built = MODELS.build({"type": options.architecture, **model})
-    return to_ndpp(built, options.config, options.rules, verify=options.verify)
+    return _prepared(MODELS.build({"type": options.architecture, **model}), options)
+
+
+@MODELS.register_module()
+class NDResNetV1c(ResNetV1c):
+    """MMSegmentation's ResNetV1c with all its convolutions converted.
+
+    Args:
+        ndpp: See :func:`ndpp_dense.integrations.mmengine.config.read_options`; rules name layers as this backbone does.
+        **kwargs: As for ResNetV1c. ``norm_cfg`` may stay as it is: the norms go.
+    """
+
+    def __init__(self, ndpp: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        prepare(self, read_options(ndpp), convert=convert_with_initialization)
 
 
 def to_ndpp(
@@ -61,11 +82,11 @@ def to_ndpp(
     Raises:
         RuntimeError: A converted layer does not run.
     """
-    report = convert_with_initialization(model, config or WhiteningConfig.fast("cityscapes"), rules)
-    freeze_where_weights_are(model)
-    if verify:
-        _verify(report, model)
-    object.__setattr__(model, "ndpp_report", report)
+    return _prepared(model, NDPPOptions(config or WhiteningConfig.fast("cityscapes"), dict(rules or {}), verify))
+
+
+def _prepared(model: Model, options: NDPPOptions) -> Model:
+    report = prepare(model, options, convert=convert_with_initialization, dry_run=lambda report: _verify(report, model))
     if MMLogger.get_current_instance().instance_name != "mmengine":  # in a run, not where a model is built by hand
         print_log(f"ND++ conversion:\n{report}", logger="current")
     return model

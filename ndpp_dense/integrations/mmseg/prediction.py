@@ -6,6 +6,7 @@ import colorsys
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine.dataset import Compose
@@ -14,9 +15,11 @@ from mmengine.registry import init_default_scope
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.integrations.mmseg.pictures import overlay
 from ndpp_dense.integrations.mmseg.zoo import build_zoo_model, zoo_config
-from ndpp_dense.zoo import load_checkpoint
+from ndpp_dense.zoo import Checkpoint, load_into
 
 __all__ = ["Predictor", "Segmentation"]
+
+_OF_LABELS = ("LoadAnnotations", "LoadCheckedLabels", "CheckLabels")
 
 
 @dataclass(frozen=True)
@@ -63,19 +66,19 @@ class Predictor:
     """A segmentor of the model zoo.
 
     Args:
-        name: Of its row.
+        checkpoint: Its row and weights, as ``ndpp_dense.load_checkpoint`` returns them.
         device: ``cpu`` or ``cuda``.
         score: Unused: every pixel gets its likeliest class.
     """
 
-    def __init__(self, name: str, device: str = "cpu", score: float = 0.0) -> None:
-        row = load_checkpoint(name).model
+    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", score: float = 0.0) -> None:
+        row = checkpoint.model
         network = build_zoo_model(row, device)
-        load_checkpoint(name, network)
+        load_into(network, checkpoint.weights, row.name)
         config = zoo_config(row)
         init_default_scope(config.get("default_scope", "mmseg"))
         self._network = fold_ndpp(network) if any(nd_layers(network)) else network
-        steps = [step for step in config.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"]
+        steps = [step for step in config.test_dataloader.dataset.pipeline if step["type"] not in _OF_LABELS]
         steps[0] = {"type": "LoadImageFromNDArray"}
         self._pipeline = Compose(steps)
         self._classes, self._palette = row.classes, _palette(config, row.classes)
@@ -86,8 +89,14 @@ class Predictor:
 
         Args:
             image: (H, W, 3) uint8, RGB.
+
+        Raises:
+            ValueError: The image cannot be resized.
         """
-        sample: Any = self._pipeline({"img": np.ascontiguousarray(image[:, :, ::-1])})  # as MMEngine reads files: BGR
+        try:
+            sample: Any = self._pipeline({"img": np.ascontiguousarray(image[:, :, ::-1])})  # BGR, as files are read
+        except cv2.error as error:
+            raise ValueError("it is too thin: resized, one side would be 0") from error
         batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
         found = self._network.test_step(batch)[0]  # pyright: ignore[reportCallIssue]
         labels = found.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.int64)

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ndpp_dense.config_files import find_config
-from ndpp_dense.integrations.mmengine.checkpoint import newest_readable
+from ndpp_dense.distributed.main_rank import decided_by_main
+from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.config import read_options
-from ndpp_dense.integrations.mmengine.processes import ranks_of
+from ndpp_dense.integrations.mmengine.setting_checks import check_settings, read_file
+from ndpp_dense.integrations.mmseg.checked_data import check_data, check_pipelines
 
-__all__ = ["build_config", "choose_resumed", "evaluated_checkpoint"]
+__all__ = ["build_config", "checkpoint_folder", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-_REMOTE = ("://",)
 
 
 def build_config(
@@ -50,19 +50,24 @@ def build_config(
         ValueError: a setting is invalid.
     """
     path = find_config(name)
-    config = Config.fromfile(str(path))
+    config = read_file(path)
     if dataset is not None:
         for loader in filter(None, map(config.get, _LOADERS)):
             loader.dataset.data_root = dataset
     _check_options(config, options or {})
     config.merge_from_dict(dict(options or {}))
+    check_settings(config)
     config.launcher, config.resume = launcher, resume
     config.work_dir = work_dir or config.get("work_dir") or str(Path("output") / path.stem)
     if amp:
         _use_amp(config)
+    checkpoint = config.get("default_hooks", {}).get("checkpoint")
+    if checkpoint and checkpoint.type == "CheckpointHook":
+        checkpoint.type = "NDPPCheckpointHook"
     if config.model.type == "NDPPModel":
-        _fit_momentum(config)
-    _check_data(config)
+        _check_whitening(config)
+    check_pipelines(config)
+    check_data(config)
     _check_weights(config)
     return config
 
@@ -73,7 +78,7 @@ def evaluated_checkpoint(config: Config) -> str:
     Raises:
         FileNotFoundError: There is none.
     """
-    found = newest_readable(config.work_dir) if config.resume else None
+    found = newest_sound(checkpoint_folder(config)) if config.resume else None
     found = found or config.get("load_from")
     if not found:
         raise FileNotFoundError(
@@ -84,28 +89,25 @@ def evaluated_checkpoint(config: Config) -> str:
 
 
 def choose_resumed(config: Config) -> None:
-    """Sets ``load_from`` and ``resume`` to the newest readable checkpoint of ``work_dir``, the same on all ranks.
+    """Sets ``load_from`` and ``resume`` to the newest sound checkpoint of ``work_dir``, the same on all ranks.
 
     Where there is none, the run starts from the beginning.
 
     Raises:
-        ValueError: There are checkpoints, and none is readable.
+        ValueError: There are checkpoints, and none is sound.
     """
-    choice: list[str | None] = [None, None]
-    if is_main_process():
-        try:
-            choice[0] = newest_readable(config.work_dir)
-        except ValueError as error:
-            choice[1] = str(error)
-    broadcast_object_list(choice)
-    found, fault = choice
-    if fault is not None:
-        raise ValueError(fault)
+    found = decided_by_main(lambda: newest_sound(checkpoint_folder(config), adopt=True))
     config.resume = found is not None
     if found is None:
         print_log(f"Nothing to resume in {config.work_dir}: starting fresh.", "current", logging.WARNING)
     else:
         config.load_from = found
+
+
+def checkpoint_folder(config: Config) -> str:
+    """Where MMEngine's CheckpointHook writes."""
+    folder = config.get("default_hooks", {}).get("checkpoint", {}).get("out_dir")
+    return str(Path(folder) / Path(config.work_dir).name) if folder else config.work_dir
 
 
 def _check_options(config: Config, options: Mapping[str, Any]) -> None:
@@ -114,7 +116,9 @@ def _check_options(config: Config, options: Mapping[str, Any]) -> None:
         parts = key.split(".")
         for depth, part in enumerate(parts):
             if isinstance(node, list | tuple) and part.isdigit():
-                node = node[int(part)] if int(part) < len(node) else None
+                if int(part) >= len(node):
+                    raise KeyError(f"--cfg-options: no key {key!r}: {'.'.join(parts[:depth])} has {len(node)} entries.")
+                node = node[int(part)]
                 continue
             if not isinstance(node, Mapping | Config):
                 break  # replaces a value as a whole
@@ -131,15 +135,14 @@ def _check_options(config: Config, options: Mapping[str, Any]) -> None:
             break
 
 
-def _fit_momentum(config: Config) -> None:
-    """Checks the ND++ settings and writes down the momentum for the batch size, unless they name one."""
-    ndpp = dict(config.model.get("ndpp") or {})
-    chosen, loader = read_options(ndpp).config, config.get("train_dataloader")
-    if ndpp.get("momentum") is None and loader is not None:
-        portions = int(config.get("optim_wrapper", {}).get("accumulative_counts", 1))
-        fitted = chosen.for_batch(int(loader.batch_size) * ranks_of(config.launcher) * portions)
-        if fitted != chosen:
-            config.model.ndpp = {**ndpp, "momentum": fitted.momentum}
+def _check_whitening(config: Config) -> None:
+    options = read_options(config.model.get("ndpp"))
+    hooks = [hook.get("type") for hook in config.get("custom_hooks") or []]
+    if options.fits_momentum and config.get("train_dataloader") is not None and "NDPPStatsHook" not in hooks:
+        raise ValueError(
+            "custom_hooks has no NDPPStatsHook, which fits the momentum of ND++ statistics to the batch: add "
+            "dict(type='NDPPStatsHook'), or name model.ndpp.momentum."
+        )
 
 
 def _use_amp(config: Config) -> None:
@@ -149,32 +152,6 @@ def _use_amp(config: Config) -> None:
         raise ValueError(f"--amp replaces an OptimWrapper, but optim_wrapper.type is {config.optim_wrapper.type!r}.")
     # bfloat16 has float32's range and needs no loss scaling.
     config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=1.0)
-
-
-def _check_data(config: Config) -> None:
-    for loader in filter(None, map(config.get, _LOADERS)):
-        dataset = loader.dataset
-        root = dataset.get("data_root")
-        if root is None or any(mark in str(root) for mark in _REMOTE):
-            continue
-        for name, prefix in dataset.get("data_prefix", {}).items():
-            folder = Path(root) / prefix
-            if not folder.is_dir():
-                raise FileNotFoundError(_missing(dataset, root, name, folder))
-            suffix = dataset.get("img_suffix", "_leftImg8bit.png")
-            if name == "img_path" and "Cityscapes" in dataset.type and next(folder.rglob(f"*{suffix}"), None) is None:
-                raise FileNotFoundError(f"{folder} holds no image that ends in {suffix}. {_ADVICE}")
-
-
-_ADVICE = (
-    "Give the folder with --dataset FOLDER. Cityscapes comes from cityscapes-dataset.com (leftImg8bit and gtFine; its "
-    "scripts make the files that end in _gtFine_labelTrainIds.png). Without any data: --config deeplabv3_ndpp_demo."
-)
-
-
-def _missing(dataset: ConfigDict, root: str, name: str, folder: Path) -> str:
-    what = f"{dataset.type}: there is no folder {folder} (data_root {root!r}, data_prefix.{name})."
-    return f"{what} {_ADVICE}"
 
 
 def _check_weights(config: Config) -> None:

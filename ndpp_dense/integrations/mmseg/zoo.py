@@ -1,63 +1,28 @@
-"""The model zoo in MMSegmentation: ``ndpp://NAME`` as a checkpoint of MMEngine, and models built from a row."""
+"""The model zoo in MMSegmentation: models built from a row, and evaluated on its data."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import CheckpointLoader, Runner
-from torch import nn
+from mmengine.runner import Runner
+from torch import Tensor, nn
 
-from ndpp_dense.config_files import find_config
-from ndpp_dense.zoo.index import SCHEME
+from ndpp_dense.config_files import packaged_config
+from ndpp_dense.integrations.mmengine.setting_checks import read_file
+from ndpp_dense.integrations.mmengine.zoo import zoo_options
 from ndpp_dense.zoo.rows import ZooModel
-from ndpp_dense.zoo.weights import load_checkpoint, load_into
+from ndpp_dense.zoo.weights import load_into
 
-__all__ = ["build_zoo_model", "evaluate_zoo_model", "load_from_zoo", "read_words", "zoo_config", "zoo_options"]
-
-
-def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Weights of the model zoo as MMEngine has checkpoints.
-
-    Args:
-        filename: ``ndpp://NAME``.
-        map_location: Device that the weights are moved to; None leaves them on the CPU.
-    """
-    checkpoint = load_checkpoint(filename)
-    device = map_location if isinstance(map_location, str) else None
-    weights = {name: value.to(device) for name, value in checkpoint.weights.items()}
-    return {"state_dict": weights, "meta": {"dataset_meta": {"classes": checkpoint.model.classes}}}
-
-
-CheckpointLoader.register_scheme(SCHEME, load_from_zoo, force=True)
-
-
-def zoo_options(model: ZooModel) -> dict[str, Any]:
-    """Overrides of a row as MMEngine has them, by key."""
-    return read_words(model.overrides)
-
-
-def read_words(words: Iterable[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` words by key; values that are no Python literals stay texts."""
-    import ast
-
-    options = {}
-    for word in words:
-        key, _, value = word.partition("=")
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
-            options[key] = value
-    return options
+__all__ = ["build_zoo_model", "evaluate_zoo_model", "run_blank", "zoo_config"]
 
 
 def zoo_config(model: ZooModel) -> Config:
     """The configuration of a row, without weights and without a look at data sets."""
-    config = Config.fromfile(str(find_config(model.config)))
+    config = read_file(packaged_config(model.config))
     config.merge_from_dict(zoo_options(model))
     if config.model.get("backbone", {}).get("init_cfg"):
         config.model.backbone.init_cfg = None
@@ -71,6 +36,11 @@ def build_zoo_model(model: ZooModel, device: str = "cpu") -> nn.Module:
     import mmseg.models  # noqa: F401  (registers them)
 
     return MODELS.build(config.model).to(device).eval()
+
+
+def run_blank(network: nn.Module, image: Tensor) -> None:
+    """Runs a network of :func:`build_zoo_model` on one image ``(3, H, W)``, for what counts operations."""
+    network(image[None])
 
 
 def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | None, output: Path) -> dict[str, float]:
@@ -89,7 +59,7 @@ def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | Non
 
     name = uuid.uuid4().hex  # MMEngine keeps logger and visualizer by name, with the folders that they write to
     options = {**zoo_options(model), "log_level": "WARNING", "experiment_name": name, "visualizer.name": name}
-    config = build_config(model.config, work_dir=str(output), dataset=data, options=options)
+    config = build_config(str(packaged_config(model.config)), work_dir=str(output), dataset=data, options=options)
     runner = Runner.from_cfg(config)
     load_into(runner.model, weights, model.name)
     return {name: float(value) for name, value in runner.test().items()}

@@ -61,17 +61,10 @@ def _network(name: str) -> nn.Module:
 
 def _load(network: nn.Module, path: Path, name: str) -> None:
     """Loads every weight but the classifier's."""
-    from timm.models import load_state_dict
+    from ndpp_dense.weights.files import read_weights
+    from ndpp_dense.weights.formats import unwrapped
 
-    from ndpp_dense.pretrain.network import READ_ERRORS
-
-    if not path.is_file():
-        raise FileNotFoundError(f"weights: there is no file {path}.")
-    try:
-        found = load_state_dict(str(path))
-    except READ_ERRORS as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"weights: cannot read {path}: {reason}. Copy or download it again.") from error
+    found = unwrapped(read_weights(path).entries)
     try:
         missing, left = network.load_state_dict(found, strict=False)
     except RuntimeError as error:  # of other shapes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ndpp_dense.images.folders import SUFFIXES, find_images
 from ndpp_dense.robustness.perceptual.distortions import KINDS, LEVELS, centre, distort
-from ndpp_dense.robustness.perceptual.opinion_layouts import SUFFIXES
 from ndpp_dense.robustness.perceptual.opinion_sets import Pair, by_reference, check_not_constant, read_image
 
 __all__ = ["GeneratedOpinions"]
+
+_log = logging.getLogger(__name__)
 
 
 class GeneratedOpinions:
@@ -100,7 +103,10 @@ class GeneratedOpinions:
 def _chosen(folder: Path, limit: int | None, seed: int) -> dict[str, Path]:
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}: give one with images ({', '.join(SUFFIXES)}).")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = find_images(folder)
+    files = list(found.files)
+    if files and found.left_out:
+        _log.warning("%s: left out are %s.", folder, found.left_out)
     if not files:
         held = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(f"No images ({', '.join(SUFFIXES)}) below {folder}, which holds {held}.")

@@ -8,11 +8,11 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ndpp_dense.images.folders import find_images
 from ndpp_dense.robustness.perceptual.opinion_sets import FileOpinionSet, Pair, by_reference
 
-__all__ = ["LAYOUTS", "SUFFIXES", "open_opinions"]
+__all__ = ["LAYOUTS", "open_opinions"]
 
-SUFFIXES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp")
 _RAID_KINDS = {"rot": "rotation", "trans": "translation", "scale": "scale", "gn": "noise"}
 
 
@@ -63,9 +63,8 @@ def open_opinions(layout: str, root: str | Path) -> FileOpinionSet:
 def _files(layout: str, root: Path, file: Path, pairs: tuple[Pair, ...]) -> dict[str, Path]:
     """The path of every image that is named."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES:
-            found.setdefault(path.name.lower(), []).append(path)
+    for path in find_images(root).files:
+        found.setdefault(path.name.lower(), []).append(path)
     names = list(dict.fromkeys(name for pair in pairs for name in (pair.reference, pair.distorted)))
     missing = [name for name in names if name.lower() not in found]
     if missing:

@@ -154,14 +154,9 @@ def read_image(path: Path) -> Tensor:
     Raises:
         ValueError: It cannot be read; names the file.
     """
-    from PIL import Image
+    from ndpp_dense.images.reading import read_image as read_pixels
 
-    try:
-        with Image.open(path) as file:
-            pixels = np.array(file.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read image {path} ({error}). Replace or remove it.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+    return torch.from_numpy(np.array(read_pixels(path))).permute(2, 0, 1).float() / 255
 
 
 _read = lru_cache(maxsize=2)(read_image)  # pairs come by reference: read each once

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ndpp_dense.robustness.perceptual.distance import WeightedDistance
+from ndpp_dense.weights.files import read_checkpoint
 
 __all__ = ["PEERS", "ActivationDistance", "PeerUnavailableError", "negative_psnr", "open_peers", "ssim_distance"]
 
@@ -81,7 +81,7 @@ def _windowed(x: Tensor) -> Tensor:
 def _lpips(network: str) -> Distance:
     """LPIPS by its own package, with torchvision's weights of its backbone."""
     file = _published_weights("lpips", {"vgg": "VGG16_Weights", "alex": "AlexNet_Weights"}[network])
-    weights: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    weights = read_checkpoint(file)
     import lpips  # pyright: ignore[reportMissingImports]
 
     with _quiet():

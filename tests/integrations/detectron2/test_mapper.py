@@ -65,7 +65,7 @@ def test_damaged_image_is_named(record, damage):
     }
     with open(path, "wb") as stream:
         stream.write(spoiled[damage])
-    with pytest.raises(OSError, match=r"cannot read image .*picture\.png \(image_id 7\).*Restore the file"):
+    with pytest.raises(ValueError, match=r"cannot read image .*picture\.png: .* Restore, convert or remove it"):
         _mappers(True)[0](record)
 
 
@@ -75,9 +75,36 @@ def test_missing_image_is_named(record):
         _mappers(False)[0](record)
 
 
-def test_other_errors_pass_through(record):
+@pytest.mark.parametrize("is_train", [True, False])
+def test_another_size_than_the_record_says_is_named(record, is_train):
     record["height"] = 41
-    from detectron2.data.detection_utils import SizeMismatchError
+    with pytest.raises(ValueError, match=r"picture\.png \(image_id 7, 60 x 40 pixels\): Mismatched"):
+        _mappers(is_train)[0](record)
 
-    with pytest.raises(SizeMismatchError, match="picture"):
+
+def test_too_thin_an_image_is_named(record):
+    Image.new("RGB", (4000, 1)).save(record["file_name"])
+    record.update(height=1, width=4000)
+    with pytest.raises(ValueError, match=r"picture\.png \(image_id 7, 4000 x 1 pixels\)"):
+        _mappers(False)[0](record)
+
+
+def test_sixteen_bits_are_what_eight_are(record):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
+    Image.fromarray(pixels).save(record["file_name"])
+    eight = _mappers(False)[0](record)["image"]
+    Image.fromarray(pixels.astype(np.uint16) * 257).save(record["file_name"])
+    assert torch.equal(_mappers(False)[0](record)["image"], eight)
+
+
+def test_semantic_labels_are_checked(record, tmp_path):
+    labels = tmp_path / "labels.png"
+    record["sem_seg_file_name"] = str(labels)
+    Image.fromarray(np.full((40, 60), 259, np.uint16)).save(labels)
+    with pytest.raises(ValueError, match=r"labels\.png have 60 x 40 pixels, labels up to 259"):
         _mappers(True)[0](record)
+    Image.fromarray(np.full((41, 60), 3, np.uint8)).save(labels)
+    with pytest.raises(ValueError, match=r"labels\.png have 60 x 41 pixels"):
+        _mappers(True)[0](record)
+    Image.fromarray(np.full((40, 60), 3, np.uint8)).save(labels)
+    assert _mappers(True)[0](record)["sem_seg"].unique().tolist() == [3]

@@ -181,8 +181,7 @@ def test_weights_of_another_model_are_refused(tiny, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_training_script_starts_from_the_zoo(tiny_config, tiny_coco, tmp_path, monkeypatch, capsys):
-    import train_net
-
+    from ndpp_dense.cli import main
     from ndpp_dense.layers import WhiteningConfig
     from ndpp_dense.zoo import ZooIndex
     from ndpp_dense.zoo.index import write_index
@@ -193,7 +192,8 @@ def test_the_training_script_starts_from_the_zoo(tiny_config, tiny_coco, tmp_pat
 
     def run(folder, *words):
         flags = [word for flag in tiny_coco for word in ("--dataset", flag)]
-        train_net.main(["--config", str(tiny_config), *flags, "--device", "cpu", "--output", folder, *words, *ndpp])
+        files = ["--config", str(tiny_config), *flags, "--output", folder]
+        assert main(["train-det", *files, "--device", "cpu", *words, *ndpp]) == 0
         return json.loads((tmp_path / folder / "results.json").read_text())
 
     before = run("first", "SOLVER.MAX_ITER", "4")

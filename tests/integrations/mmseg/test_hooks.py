@@ -99,7 +99,7 @@ def test_stale_statistics_move_by_all_portions_of_a_step(train):
         runner = train(f"stale{iterations}", train_cfg__max_iters=iterations, train_cfg__val_interval=9, **stale)
         layer = runner.model.backbone.stem[0]  # has rows enough in every portion
         weights.append(float(layer.whitening.running_weight))
-        assert (layer.whitening.portions, layer.whitening.flight) == (1, None)
+        assert (layer.whitening.micro_batches, layer.whitening.under_way) == (1, False)
     momentum = layer.config.momentum
     assert weights == pytest.approx([1 - (1 - momentum) ** steps for steps in (1, 2, 3)])
 
@@ -111,6 +111,25 @@ def test_which_portion_an_iteration_is(done, end, portion):
     wrapper = SimpleNamespace(_accumulative_counts=3, _inner_count=done, _max_counts=end)
     assert _portion_of(wrapper) == portion
     assert _portion_of(object()) == (0, 1)
+
+
+def test_momentum_follows_the_batch_of_all_processes(monkeypatch):
+    from types import SimpleNamespace
+
+    from ndpp_dense.integrations.mmengine import hooks
+
+    def images(batch, ranks, **wrapper):
+        seen = []
+        monkeypatch.setattr(hooks, "get_world_size", lambda: ranks)
+        monkeypatch.setattr(hooks, "fit_momentum", lambda model, size: seen.append(size))
+        loader = SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=batch))
+        wrapper = SimpleNamespace(**wrapper)
+        hooks._fit_momentum(SimpleNamespace(train_dataloader=loader, optim_wrapper=wrapper, model=torch.nn.Identity()))
+        return seen[0]
+
+    assert images(8, 1) == 8
+    assert images(16, 4) == 64
+    assert images(2, 4, _accumulative_counts=3) == 24
 
 
 def test_divergence_names_layer_and_checkpoint(run_config):

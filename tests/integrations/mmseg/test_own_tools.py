@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import uuid
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -37,3 +38,37 @@ def test_its_train_script_runs_a_config_unchanged(own_train, streets, tmp_path):
     done = subprocess.run([sys.executable, str(own_train), *words], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert {"results.json", "curves.png", "predictions.png"} <= {path.name for path in (tmp_path / "run").iterdir()}
+
+
+@pytest.fixture
+def config_file(run_config, tmp_path):
+    """Return a config as a user has it in a file, for batches of which the momentum depends."""
+    config = run_config(train_dataloader__batch_size=6, train_cfg__max_iters=2)
+    config.optim_wrapper.accumulative_counts = 2
+    config.dump(tmp_path / "small.py")
+    return tmp_path / "small.py"
+
+
+@pytest.mark.parametrize("ndpp", [{}, {"rules": {"backbone.stem.*": {"momentum": 0.3}}}, {"momentum": 0.2}], ids=str)
+def test_its_runs_have_the_momentum_of_ours(config_file, tmp_path, ndpp):
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    from ndpp_dense import nd_layers
+    from ndpp_dense.integrations.mmseg.run_config import build_config
+
+    options = {f"model.ndpp.{name}": value for name, value in ndpp.items()}
+    ours = build_config(str(config_file), work_dir=str(tmp_path / "ours"), options=options)
+    theirs = Config.fromfile(str(config_file))  # as its tools/train.py does
+    theirs.merge_from_dict(options)
+    theirs.work_dir = str(tmp_path / "theirs")
+    found = []
+    for config in (ours, theirs):
+        config.experiment_name = uuid.uuid4().hex
+        runner = Runner.from_cfg(config)
+        runner.train()
+        layers = dict(nd_layers(runner.model))
+        found.append({name: (layer.config, layer.whitening.momentum) for name, layer in layers.items()})
+    assert found[0] == found[1]
+    fitted = ndpp.get("momentum", 1 - 0.9 ** (12 / 8))
+    assert {momentum for _, momentum in found[0].values()} == {fitted} | ({0.3} if "rules" in ndpp else set())

@@ -22,8 +22,12 @@ def test_every_config_is_complete(path):
     assert config.custom_imports.imports == ["ndpp_dense.integrations.mmseg"]
     assert config.param_scheduler[-1].end == config.train_cfg.max_iters
     classes = {config.model.decode_head.num_classes, config.model.auxiliary_head.num_classes}
-    check = next(step for step in config.train_dataloader.dataset.pipeline if step.type == "CheckLabels")
-    assert classes == {check.num_classes}
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        types = [step.type for step in loader.dataset.pipeline]
+        assert types[0] == "LoadCheckedImage"
+        check = loader.dataset.pipeline[types.index("LoadCheckedLabels") + 1]
+        assert check.type == "CheckLabels"
+        assert classes == {check.num_classes}
     crop = next(step for step in config.train_dataloader.dataset.pipeline if step.type == "RandomCrop").crop_size
     assert config.model.data_preprocessor.size == crop
     if "ndpp" in path.stem:
@@ -69,18 +73,14 @@ def test_weights_can_be_given_to_a_config_without_any(streets, tmp_path):
     assert config.model.backbone.init_cfg == {"type": "Pretrained", "checkpoint": str(tmp_path / "r50.pth")}
 
 
-def test_momentum_follows_the_batch_of_all_processes(streets, monkeypatch):
-    def momentum(batch, launcher="none", **options):
-        given = {"train_dataloader.batch_size": batch, **options}
-        config = build_config("deeplabv3_ndpp_demo", dataset=str(streets), options=given, launcher=launcher)
-        return config.model.ndpp.get("momentum")
+def test_a_run_without_the_hook_that_fits_the_momentum_is_refused(streets):
+    def build(**ndpp):
+        options = {"custom_hooks": [{"type": "NDPPNaNGuardHook"}], **ndpp}
+        return build_config("deeplabv3_ndpp_demo", dataset=str(streets), options=options)
 
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert momentum(8) is None  # as the preset has it
-    assert momentum(16) == pytest.approx(1 - 0.9**2)
-    assert momentum(16, "pytorch") == pytest.approx(1 - 0.9**8)
-    assert momentum(64, **{"model.ndpp.momentum": 0.2}) == 0.2
-    assert momentum(8, **{"optim_wrapper.accumulative_counts": 2}) == pytest.approx(1 - 0.9**2)
+    with pytest.raises(ValueError, match=r"no NDPPStatsHook.*add dict\(type='NDPPStatsHook'\), or name model.ndpp.mom"):
+        build()
+    assert build(**{"model.ndpp.momentum": 0.2}).model.ndpp.momentum == 0.2
 
 
 def test_unknown_ndpp_keys_name_the_nearest(streets):
@@ -99,6 +99,10 @@ def test_missing_data_and_weights_say_what_to_do(tmp_path, monkeypatch):
         build_config("deeplabv3_r50_ndpp_scratch", dataset=str(tmp_path))
     for split in ("train", "val"):
         (tmp_path / "leftImg8bit" / split / "a_leftImg8bit.png").touch()
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 images in .* have no labels in .*a_gtFine_labelTrainIds.png"):
+        build_config("deeplabv3_r50_ndpp", dataset=str(tmp_path))
+    for split in ("train", "val"):
+        (tmp_path / "gtFine" / split / "a_gtFine_labelTrainIds.png").touch()
     with pytest.raises(FileNotFoundError, match=r"resnet50_v1c_ndpp.pth' of model.backbone .*checkpoint=FILE"):
         build_config("deeplabv3_r50_ndpp", dataset=str(tmp_path))
 

@@ -127,14 +127,14 @@ def test_labels_come_in_colours_and_runs():
 
 @pytest.mark.slow
 def test_the_training_script_starts_from_the_zoo(tiny, streets, tmp_path, monkeypatch, capsys):
-    import train_seg
+    from ndpp_dense.cli import main
 
     folder = tmp_path / "run"
 
     def run(*words):
         options = ["train_cfg.max_iters=1", "train_cfg.val_interval=1", f"experiment_name={uuid.uuid4().hex}", *SMALL]
         common = ["--config", "deeplabv3_ndpp_demo", "--dataset", str(streets), "--work-dir", str(folder)]
-        train_seg.main([*common, *words, "--cfg-options", *options, "optim_wrapper.optimizer.lr=1e-9"])
+        assert main(["train-seg", *common, *words, "--cfg-options", *options, "optim_wrapper.optimizer.lr=1e-9"]) == 0
         return json.loads((folder / "results.json").read_text())["sem_seg"]
 
     index, network = tiny

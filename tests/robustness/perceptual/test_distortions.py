@@ -134,7 +134,7 @@ def test_images_that_cannot_serve_are_named(picture_folder, tmp_path):
     with pytest.raises(ValueError, match=r"Image too small: .*p0\.png has 64 x 64 pixels, at least 128 x 128"):
         GeneratedOpinions(picture_folder).reference("p0.png")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"No images \(\.png.*which holds nothing"):
+    with pytest.raises(FileNotFoundError, match=r"No images \(\.jpg.*which holds nothing"):
         GeneratedOpinions(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         GeneratedOpinions(tmp_path / "absent")

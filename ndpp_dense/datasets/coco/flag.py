@@ -1,0 +1,81 @@
+"""A data set on the command line: NAME=JSON:IMAGES."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["CocoSource", "parse_dataset_flag"]
+
+_FLAG_HELP = "Expected NAME=JSON:IMAGES, e.g. --dataset cells_train=/data/cells/train.json:/data/cells/images"
+_DRIVE = re.compile(r"(?:^|:)[A-Za-z](:)[\\/]")
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """One split in COCO format.
+
+    Attributes:
+        name: name to register it under; ends in `_train` or `_val`.
+        json: annotation file.
+        images: folder that the `file_name` entries are relative to.
+    """
+
+    name: str
+    json: Path
+    images: Path
+
+
+def parse_dataset_flag(flag: str) -> CocoSource:
+    """Reads a `NAME=JSON:IMAGES` command-line value; the paths need not exist yet.
+
+    A path may hold colons (a drive letter, a time stamp) as long as one colon alone can separate the two: the one
+    after `.json`, or the one that leaves an existing file on its left.
+
+    Args:
+        flag: e.g. `cells_train=/data/train.json:/data/images`.
+
+    Returns:
+        The source, with `~` expanded.
+
+    Raises:
+        ValueError: a part is missing or empty, the name's ending is unknown, or the colons are ambiguous.
+    """
+    name, equals, paths = flag.partition("=")
+    if not equals or not name.strip():
+        raise ValueError(f"--dataset {flag!r}: no data set name before '='. {_FLAG_HELP}")
+    name = name.strip()
+    if not name.endswith(("_train", "_val")) or name in ("_train", "_val"):
+        raise ValueError(
+            f"--dataset {flag!r}: the name {name!r} must end in '_train' or '_val', which says what the set is for. "
+            f"Rename it to {name + '_train'!r} or {name + '_val'!r}."
+        )
+    json_path, images = _split_paths(flag, paths)
+    return CocoSource(name, Path(json_path).expanduser(), Path(images).expanduser())
+
+
+def _split_paths(flag: str, paths: str) -> tuple[str, str]:
+    drives = {match.start(1) for match in _DRIVE.finditer(paths)}
+    colons = [i for i, letter in enumerate(paths) if letter == ":" and i not in drives]
+    splits = [(paths[:i], paths[i + 1 :]) for i in colons if paths[:i].strip() and paths[i + 1 :].strip()]
+    if not splits:
+        raise ValueError(
+            f"--dataset {flag!r}: needs an annotation file and an image folder, got {paths!r}. {_FLAG_HELP}"
+        )
+    for fits in (_is_existing_file, _ends_in_json, lambda _: True):
+        fitting = [pair for pair in splits if fits(pair[0])]
+        if len(fitting) == 1:
+            return fitting[0]
+    raise ValueError(
+        f"--dataset {flag!r}: {len(splits)} colons could separate the annotation file from the image folder. "
+        "Use paths without ':' (a symbolic link will do)."
+    )
+
+
+def _is_existing_file(path: str) -> bool:
+    return Path(path).expanduser().is_file()
+
+
+def _ends_in_json(path: str) -> bool:
+    return path.lower().endswith(".json")
