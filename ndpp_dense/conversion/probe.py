@@ -125,13 +125,13 @@ def _tensor_of(module: nn.Module) -> Tensor:
 def _agrees(module: nn.Module, compare: Callable[[nn.Module], tuple[Tensor, Tensor]]) -> bool:
     """Whether two ways to run a copy with random parameters agree, in training and in evaluation where both can."""
     tensors = [*module.parameters(), *module.buffers()]
-    if any(tensor.is_meta for tensor in tensors):
-        return False
+    on_meta = any(tensor.is_meta for tensor in tensors)
     devices = [tensor.device for tensor in tensors if tensor.device.type == "cuda"]
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
             torch.manual_seed(_SEED)
             copy = deepcopy(module).eval()
+            copy = copy.to_empty(device="cpu") if on_meta else copy
             for parameter in copy.parameters():  # those that start at zero would hide what is done with them
                 parameter.normal_(std=1 / max(1, prod(parameter.shape[1:])) ** 0.5)
             for name, buffer in copy.named_buffers():
