@@ -98,8 +98,8 @@ def _check_classes(runner: Runner) -> None:
         known = getattr(getattr(model, name, None), "num_classes", None)
         if isinstance(known, int) and 1 < known < len(classes):
             raise ValueError(
-                f"model.{name}.num_classes is {known} and the data set has {len(classes)} classes: give as many to each "
-                f"head (--cfg-options model.{name}.num_classes={len(classes)})."
+                f"model.{name}.num_classes is {known} and the data set has {len(classes)} classes: give as many to "
+                f"each head (--cfg-options model.{name}.num_classes={len(classes)})."
             )
 
 
