@@ -109,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
     """Measures and writes."""
     from dataclasses import replace
 
+    from ndpp_dense.reports.drawing import drawing
     from ndpp_dense.robustness.shift import (  # fmt: skip
         draw_shift,
         measure_shifts,
@@ -141,7 +142,8 @@ def run(args: argparse.Namespace) -> int:
     record = shift_record(result, subject.facts)
     write_shift_json(record, output / "shift.json")
     write_shift_csv(result, output / "shift.csv")
-    draw_shift(result, output / "shift.png")
+    with drawing(output / "shift.png"):
+        draw_shift(result, output / "shift.png")
     shutil.rmtree(partial)
     say(shift_table(record), f"shift.json, shift.csv and shift.png in {output}")
     return 0

@@ -28,6 +28,7 @@ from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.reading import check_proposals
 from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_settings
 from ndpp_dense.redaction import redacted
+from ndpp_dense.training.log_files import forgiving
 
 __all__ = ["build_config", "flat_settings", "merge_config", "prepare_run", "register_datasets"]
 
@@ -125,7 +126,8 @@ def prepare_run(cfg: CfgNode) -> None:
         logger = logging.getLogger(name)
         for handler in [*logger.handlers]:  # of an earlier run in this process
             logger.removeHandler(handler)
-        setup_logger(str(folder), distributed_rank=rank, name=name, abbrev_name=short)
+        for handler in setup_logger(str(folder), distributed_rank=rank, name=name, abbrev_name=short).handlers:
+            forgiving(handler)
     if comm.is_main_process():
         with replacing(folder / "config.yaml") as path:
             path.write_text(redacted(cfg.dump()), encoding="utf-8")  # a folder that may be passed on

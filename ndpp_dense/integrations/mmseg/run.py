@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch.distributed as dist
@@ -11,9 +13,18 @@ from mmengine.config import Config, DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from ndpp_dense.distributed.stopping import stopping_at_once
+from ndpp_dense.integrations.mmengine.checkpoint import CHECKPOINTS
 from ndpp_dense.integrations.mmengine.processes import auto_scale, prepare_processes, ranks_of
 from ndpp_dense.integrations.mmengine.setting_checks import flat_settings
-from ndpp_dense.integrations.mmseg.run_config import build_config, choose_resumed, evaluated_checkpoint
+from ndpp_dense.integrations.mmseg.run_config import (
+    build_config,
+    checkpoint_folder,
+    choose_resumed,
+    evaluated_checkpoint,
+)
+from ndpp_dense.training.log_files import forgiving
+from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
 
 __all__ = ["evaluate_or_train"]
@@ -51,7 +62,8 @@ def evaluate_or_train(
     Raises:
         FileNotFoundError: Config, data or weights are missing.
         KeyError: An option names a key that does not exist.
-        ValueError: A setting is wrong.
+        ValueError: A setting is wrong, or the work dir holds a run and ``resume`` is not set.
+        StoppedEarly: A signal asked for it.
     """
     given = {"load_from": weights} if weights else {}
     joined = dist.is_initialized()
@@ -62,10 +74,20 @@ def evaluate_or_train(
         options={**_read(options), **given},
         **settings,
     )
-    if eval_only:
-        config.load_from, config.resume = evaluated_checkpoint(config), False
-    elif resume:
-        choose_resumed(config)
+    first = joined or not int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
+    folder = {"flag": "--work-dir", "kept_in": checkpoint_folder(config)}
+    with ExitStack() as stack:
+        if eval_only:
+            stack.enter_context(stopping_at_once("the evaluation"))
+            config.load_from, config.resume = evaluated_checkpoint(config), False
+        elif first:
+            stack.enter_context(claimed(config.work_dir, CHECKPOINTS, resume=resume, **folder))
+        if resume and not eval_only:
+            choose_resumed(config)
+        _run(config, eval_only, timeout, meant_for, say)
+
+
+def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None, say: Callable[..., None]) -> None:
     prepare_processes(config, timeout)
     if meant_for is not None:
         lines = auto_scale(config, meant_for, ranks_of(config.launcher))
@@ -73,6 +95,8 @@ def evaluate_or_train(
             say(*lines)
     with faults_of_settings("building the model and what trains it", _NEXT, flat_settings(config)):
         runner = _built(config, eval_only)
+    for handler in runner.logger.handlers:
+        forgiving(handler)
     if eval_only:
         runner.test()
     else:
