@@ -67,8 +67,6 @@ def _split_of(args: argparse.Namespace, opinions: Any) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, trains, tests and writes."""
-    import torch
-
     from ndpp_dense.reports.drawing import drawing
     from ndpp_dense.robustness import perceptual
     from ndpp_dense.robustness.perceptual import PEERS, report
@@ -92,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     ratios = {}
     for name, distance in own.items():
-        with torch.no_grad():
-            distance.weight.copy_(weights[name])
+        distance.weight.data.copy_(weights[name])
         distance.save_weight(folder / f"{name}.safetensors", model=args.model, opinions=opinions.name, loss=args.loss)
     if args.opinions == "generated":
         others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
