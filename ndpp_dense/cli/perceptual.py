@@ -67,8 +67,7 @@ def _split_of(args: argparse.Namespace, opinions: Any) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, trains, tests and writes."""
-    import torch
-
+    from ndpp_dense.reports.drawing import drawing
     from ndpp_dense.robustness import perceptual
     from ndpp_dense.robustness.perceptual import PEERS, report
     from ndpp_dense.robustness.perceptual.training import check_loss
@@ -91,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     ratios = {}
     for name, distance in own.items():
-        with torch.no_grad():
-            distance.weight.copy_(weights[name])
+        distance.weight.data.copy_(weights[name])
         distance.save_weight(folder / f"{name}.safetensors", model=args.model, opinions=opinions.name, loss=args.loss)
     if args.opinions == "generated":
         others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
@@ -102,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
         )
     report.write_json(report.results(opinions, split, rows, ratios, missing), folder / "results.json")
     report.write_distances(opinions, split, rows, folder / "distances.csv")
-    report.write_figures(rows, ratios, folder)
+    with drawing(folder / "agreement.png"):
+        report.write_figures(rows, ratios, folder)
     say(f"{len(opinions.pairs)} pairs, {len(split.train)} references for training, {len(split.test)} for testing")
     say(*report.lines(rows, ratios, missing), f"results.json, distances.csv, figures and weights in {folder}")
     return 0

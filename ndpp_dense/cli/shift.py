@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,7 @@ def _subject_of(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Measures and writes."""
-    from dataclasses import replace
-
+    from ndpp_dense.reports.drawing import drawing
     from ndpp_dense.robustness.shift import (  # fmt: skip
         draw_shift,
         measure_shifts,
@@ -141,7 +141,8 @@ def run(args: argparse.Namespace) -> int:
     record = shift_record(result, subject.facts)
     write_shift_json(record, output / "shift.json")
     write_shift_csv(result, output / "shift.csv")
-    draw_shift(result, output / "shift.png")
+    with drawing(output / "shift.png"):
+        draw_shift(result, output / "shift.png")
     shutil.rmtree(partial)
     say(shift_table(record), f"shift.json, shift.csv and shift.png in {output}")
     return 0

@@ -18,6 +18,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, start_processes
 from ndpp_dense.distributed.failure import sharing_failures
 from ndpp_dense.distributed.join import join
 from ndpp_dense.distributed.leave import leave
+from ndpp_dense.distributed.patience import waiting_for_loaders
 from ndpp_dense.distributed.place import Place, find_place
 from ndpp_dense.distributed.stopping import SIGNALS, StoppedEarly, watching_for_stop
 
@@ -107,7 +108,7 @@ def launch(
         return _run(place, main, options, args, joined, left, say)
     _check_gpus(options.num_gpus, options.device)
     if options.num_gpus * options.num_machines == 1:
-        with watching_for_stop():
+        with watching_for_stop(), waiting_for_loaders(options.timeout):
             return main(*args)
     address = _address(options.dist_url) or ("127.0.0.1", _free_port())
     try:
@@ -161,7 +162,7 @@ def _run(place: Place, main: Callable, options: LaunchOptions, args: tuple, join
         _check_gpus(index + 1, options.device)
         torch.cuda.set_device(index)
     if place.world_size == 1:
-        with watching_for_stop():
+        with watching_for_stop(), waiting_for_loaders(options.timeout):
             return main(*args)
     backend = "nccl" if cuda else "gloo"
     everyone, store = join(place, backend, options.timeout)
@@ -171,7 +172,8 @@ def _run(place: Place, main: Callable, options: LaunchOptions, args: tuple, join
         joined([said["node"] for said in everyone], place.node)
     try:
         serves = place.rank == 0 and not place.served
-        with watching_for_stop(), sharing_failures(store, place.rank, place.world_size, serves):
+        shared = sharing_failures(store, place.rank, place.world_size, serves)
+        with watching_for_stop(), shared, waiting_for_loaders(options.timeout):
             result = main(*args)
     except StoppedEarly:  # all ranks together
         leave(left)

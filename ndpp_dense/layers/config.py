@@ -11,6 +11,8 @@ from ndpp_dense.layers.local_scale import LOCAL_SCALES
 from ndpp_dense.layers.statistics.schedule import Schedule
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
 
+__all__ = ["WhiteningConfig", "preset"]
+
 SAMPLING_STRIDES = {"imagenet": 3, "coco": 5, "cityscapes": 5}
 MOMENTUM_BATCH = 8  # images of a step for which the presets' momentum is meant
 # The squares of a matrix's entries are summed for its norm, and the smallest of them must be a normal number.

@@ -17,6 +17,17 @@ from ndpp_dense.ops.newton import at_once, newton_gradient, newton_products, new
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.spectral import spectral_gradient, spectral_newton
 
+__all__ = [
+    "QUINTIC_LOWER_BOUND",
+    "SOLVERS",
+    "SPECTRAL_FROM",
+    "SPECTRAL_GRADIENT_FROM",
+    "eigh",
+    "newton",
+    "quintic",
+    "quintic_coefficients",
+]
+
 SPECTRAL_FROM = 256  # on the CPU an eigendecomposition beats the products of an iteration from about this size
 SPECTRAL_GRADIENT_FROM = 96  # the same where a gradient is wanted
 QUINTIC_LOWER_BOUND = 3e-3  # smallest sqrt(eigenvalue / Frobenius norm) for which the quintic steps are optimal

@@ -1,28 +1,35 @@
-"""Checkpoints that survive a kill at any moment."""
+"""Checkpoints of a pretraining run: the last one, the one before, and the best."""
 
 from __future__ import annotations
 
-import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ndpp_dense.atomic_file import replacing
+from ndpp_dense.training import checkpoint_files
+from ndpp_dense.training.checkpoint_files import Choice, choose_newest
 from ndpp_dense.weights import files
 
-__all__ = ["BEST", "LAST", "PREVIOUS", "CheckpointReadError", "newest_readable", "read_checkpoint", "save_checkpoint"]
+__all__ = [
+    "BEST",
+    "CHECKPOINTS",
+    "LAST",
+    "PREVIOUS",
+    "CheckpointReadError",
+    "newest_sound",
+    "read_checkpoint",
+    "save_checkpoint",
+]
 
 LAST = "last.pth"  # everything that resuming needs
 PREVIOUS = "previous.pth"  # the one before
 BEST = "best.pth"  # weights with the best accuracy, for use
-_log = logging.getLogger(__name__)
+CHECKPOINTS = (LAST, PREVIOUS, BEST)
 
 
 class CheckpointReadError(ValueError):
-    """A checkpoint file is truncated, corrupt or of an unknown kind."""
+    """A checkpoint file is damaged or of an unknown kind."""
 
 
 def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
@@ -30,25 +37,20 @@ def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None)
 
     Args:
         path: File to write; its folder is created if absent.
-        state: Mappings, lists, numbers, texts and tensors.
+        state: Mappings, lists, numbers, texts and tensors; ``done`` is how many optimizer steps it has.
         keep: Where the former file goes; between the two renames it is the only one.
+
+    Raises:
+        OSError: The file could not be written; those before are whole.
     """
-    for leftover in path.parent.glob(f".{path.name}-*"):  # of runs that were killed while they wrote
-        shutil.rmtree(leftover, ignore_errors=True)
-    with replacing(path) as made:
-        with made.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())  # on the disk, not in a cache, before it takes its name
-        if keep is not None and path.exists():
-            path.replace(keep)
+    checkpoint_files.save_checkpoint(path, lambda stream: torch.save(state, stream), state.get("done"), keep)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint to the CPU, without running code from it.
 
     Raises:
-        CheckpointReadError: The file cannot be read, or is no checkpoint of a run.
+        CheckpointReadError: The file is not as it was written, or is no checkpoint of a run.
     """
     try:
         state = files.read_checkpoint(path)
@@ -59,27 +61,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def newest_readable(folder: Path) -> Path | None:
-    """The last checkpoint, or the one before where that is not readable.
+def newest_sound(folder: Path, *, adopt: bool = False) -> Choice:
+    """The last checkpoint, or the one before where that is damaged.
+
+    Args:
+        folder: Of the run.
+        adopt: Whether a run in this folder is going to train, and has claimed it.
 
     Returns:
-        Its path; None where there is no checkpoint.
+        Its path is None where there is no checkpoint.
 
     Raises:
-        CheckpointReadError: There are checkpoints, and none is readable.
+        CheckpointReadError: There are checkpoints, and none is sound.
     """
-    failures: list[str] = []
-    for path in (folder / LAST, folder / PREVIOUS):
-        if not path.is_file():
-            continue
-        try:
-            read_checkpoint(path)
-        except CheckpointReadError as error:
-            failures.append(str(error))
-            continue
-        if failures:
-            _log.warning("Falling back to the checkpoint before, %s, because: %s", path, " ".join(failures))
-        return path
-    if failures:
-        raise CheckpointReadError(f"{' '.join(failures)} Leave --resume out to start again.")
-    return None
+    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).is_file()]
+    try:
+        return choose_newest(found, read_checkpoint, lambda path: None, folder, adopt=adopt)
+    except ValueError as error:
+        raise CheckpointReadError(str(error)) from error

@@ -15,6 +15,7 @@ from PIL import Image
 from timm.utils.misc import natural_key
 
 from ndpp_dense.images import SUFFIXES, find_images, read_image
+from ndpp_dense.images.reading import check_thickness
 from ndpp_dense.pretrain.archive import Span, read_archive
 from ndpp_dense.pretrain.processes import is_main
 
@@ -59,10 +60,12 @@ class ImageSet:
             The image in RGB and its class number.
 
         Raises:
-            ValueError: The image cannot be read; names the file.
+            ValueError: The image cannot be read, or is too thin; names the file.
         """
         with self._open(index) as stream:
-            return read_image(stream, self.where(index)), int(self.targets[index])
+            image = read_image(stream, self.where(index))
+        check_thickness(image, self.where(index))
+        return image, int(self.targets[index])
 
     def where(self, index: int) -> str:
         """Path of an image, in a tar file behind the file's own."""
@@ -93,7 +96,7 @@ def open_images(path: str | Path, num_classes: int | None = None) -> tuple[Image
         ValueError: The sets have no images or different classes, or their number is not as demanded.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"no images at {path}: give a folder or a .tar file with {_LAYOUT}.")
     train, val = (_from_folder(path, split) for split in _SPLITS) if path.is_dir() else _from_tar(path)
     if train.classes != val.classes:

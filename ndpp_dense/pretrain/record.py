@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.reports.drawing import drawing
 from ndpp_dense.reports.plots import Series, draw_losses, draw_rate, marker, save_figure, say, two_by_two
 from ndpp_dense.reports.results_file import write_results
 
@@ -53,14 +54,15 @@ class Record:
         self.losses, self.epochs = state["losses"], state["epochs"]
 
     def write(self, folder: Path) -> None:
-        """Writes ``summary.csv``, ``curves.png`` and, once there is an evaluation, ``results.json``."""
+        """Writes, once there is an evaluation, ``results.json``, and ``summary.csv`` and ``curves.png``."""
+        if self.evaluated:
+            write_results(self.results(), folder / "results.json")
         with replacing(folder / "summary.csv") as path, path.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, _COLUMNS)
             writer.writeheader()
             writer.writerows(self.epochs)
-        self._draw(folder / "curves.png")
-        if self.evaluated:
-            write_results(self.results(), folder / "results.json")
+        with drawing(folder / "curves.png"):
+            self._draw(folder / "curves.png")
 
     def results(self) -> dict[str, dict[str, float]]:
         """The last evaluation and the best one: loss, and top-1 and top-5 accuracy in percent."""

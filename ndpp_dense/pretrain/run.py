@@ -13,7 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
+from ndpp_dense.distributed.stopping import stopping_at_once
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.pretrain import checkpoint
 from ndpp_dense.pretrain.config import PretrainConfig
@@ -24,6 +26,8 @@ from ndpp_dense.pretrain.processes import is_main, rank, world_size
 from ndpp_dense.pretrain.stream import ValidationShard, validation_batches
 from ndpp_dense.pretrain.trainer import Pretrainer
 from ndpp_dense.reports.results_file import write_results
+from ndpp_dense.training.log_files import forgiving
+from ndpp_dense.training.run_folder import claimed
 
 __all__ = ["evaluate_only", "logged", "scaled", "train"]
 
@@ -38,7 +42,7 @@ def logged(output: Path) -> Iterator[None]:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if is_main():
         output.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(output / "log.txt", encoding="utf-8"))
+        handlers.append(forgiving(logging.FileHandler(output / "log.txt", encoding="utf-8")))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(_FORMAT, "%m-%d %H:%M:%S"))
         logger.addHandler(handler)
@@ -89,17 +93,17 @@ def train(
 
     Raises:
         FileNotFoundError: Data or weights are missing.
-        ValueError: Settings, data or a checkpoint are faulty.
+        ValueError: Settings, data or a checkpoint are faulty; the folder holds a run and ``resume`` is not set, or
+            another process writes to it.
         FloatingPointError: Training diverged.
     """
     images, val = open_images(data, config.num_classes)
-    trainer = Pretrainer(config, images, val, device, output)
-    _log.info("%s", _found(config, images, val, device, trainer.state.network))
-    if resume:
-        trainer.resume()
-    elif (output / checkpoint.LAST).exists():
-        _log.warning("%s holds a run already, which is overwritten: --resume would continue it.", output)
-    results = trainer.train()
+    with claimed(output, checkpoint.CHECKPOINTS, resume=resume):
+        trainer = Pretrainer(config, images, val, device, output)
+        _log.info("%s", _found(config, images, val, device, trainer.state.network))
+        if resume:
+            trainer.resume()
+        results = trainer.train()
     _log.info("%s", _table(results))
     return results
 
@@ -122,10 +126,21 @@ def evaluate_only(
     Raises:
         FileNotFoundError: There is nothing to evaluate, or data are missing.
         ValueError: Settings, data or weights are faulty.
+        StoppedEarly: A signal asked for it.
     """
+    with stopping_at_once("the evaluation"):
+        return _evaluate(config, data, output, device, resume)
+
+
+def _evaluate(
+    config: PretrainConfig, data: str | Path, output: Path, device: torch.device, resume: bool
+) -> dict[str, float]:
     images, val = open_images(data, config.num_classes)
     network = build_network(config, len(images.classes))
-    newest = checkpoint.newest_readable(output) if resume else None
+    found = decided_by_main(lambda: checkpoint.newest_sound(output)) if resume else None
+    if found and found.report and is_main():
+        _log.warning("%s", found.report)
+    newest = found.path if found else None
     if newest is None and not config.weights:
         hint = "" if resume else " (--resume is not given)"
         raise FileNotFoundError(

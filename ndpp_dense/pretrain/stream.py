@@ -11,6 +11,7 @@ import torch
 from timm.data.loader import create_loader
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from ndpp_dense.distributed.patience import patient
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.images import ImageSet
 from ndpp_dense.training.rng import isolated_rng
@@ -150,6 +151,7 @@ def _batches(
     )
     # Its own generator: starting loader processes must not draw from the one that training uses.
     loader.loader.generator = torch.Generator().manual_seed(config.seed)
+    patient(loader.loader)
     return iter(loader)
 
 

@@ -11,19 +11,24 @@ from typing import Any
 import torch
 from timm.utils.random import random_seed
 
+from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
 from ndpp_dense.pretrain import checkpoint
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.evaluation import evaluate
 from ndpp_dense.pretrain.images import ImageSet
 from ndpp_dense.pretrain.network import build_network, to_device
-from ndpp_dense.pretrain.processes import from_main, is_main, rank, world_size
+from ndpp_dense.pretrain.processes import is_main, rank, world_size
 from ndpp_dense.pretrain.progress import Progress
 from ndpp_dense.pretrain.state import TrainingState
 from ndpp_dense.pretrain.stream import Batch, TrainStream, ValidationShard, train_batches, validation_batches
 from ndpp_dense.training.nonfinite import nonfinite_parameters
+from ndpp_dense.training.settings import changed_settings, flat_settings
 
-__all__ = ["Pretrainer"]
+__all__ = ["HELD_SETTINGS", "Pretrainer"]
+
+# Part of the optimizer's state in a checkpoint, and the weights themselves: a resumed run goes on with them.
+HELD_SETTINGS = ("momentum", "weight_decay", "weights")
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +62,8 @@ class Pretrainer:
         self.device = device
         self.output = Path(output)
         self._images, self._val = train, val
+        self._last_is_sound = True
+        self._held: dict[str, Any] = {}  # settings that a checkpoint has decided
         stream = self._stream(config.seed, 0)
         self._portion_size = stream.portion_size
         random_seed(config.seed)  # equal weights on all ranks
@@ -68,21 +75,26 @@ class Pretrainer:
         random_seed(config.seed, rank())  # erasing, mixing and dropout of its own on every rank
 
     def resume(self) -> bool:
-        """Continues the newest readable checkpoint of the output folder.
+        """Continues the newest sound checkpoint of the output folder.
 
         Returns:
             Whether there was one.
 
         Raises:
-            CheckpointReadError: There are checkpoints, and none is readable.
+            CheckpointReadError: There are checkpoints, and none is sound.
             ValueError: The checkpoint belongs to another run.
         """
-        found = from_main(checkpoint.newest_readable(self.output) if is_main() else None)
+        choice = decided_by_main(lambda: checkpoint.newest_sound(self.output, adopt=True))
+        found = choice.path
+        if choice.report and is_main():
+            _log.warning("%s", choice.report)
+        self._last_is_sound = not choice.damaged
         if found is None:
             _log.warning("Nothing to resume in %s: starting from the beginning.", self.output)
             return False
         saved = checkpoint.read_checkpoint(found)
         try:
+            self._compare_settings(saved.get("config", {}))
             before, now = saved["data"], self._data_facts()
             self.state.load_state_dict(saved)
         except (RuntimeError, KeyError, ValueError) as error:
@@ -167,7 +179,10 @@ class Pretrainer:
     def _save_last(self) -> None:
         saved = {**self.state.state_dict(), "data": self._data_facts(), **self._facts()}  # every rank takes part
         if is_main():
-            checkpoint.save_checkpoint(self.output / checkpoint.LAST, saved, self.output / checkpoint.PREVIOUS)
+            # What is damaged must not take the place of what is not.
+            previous = self.output / checkpoint.PREVIOUS if self._last_is_sound else None
+            checkpoint.save_checkpoint(self.output / checkpoint.LAST, saved, previous)
+            self._last_is_sound = True
 
     def _check_weights(self) -> None:
         broken = nonfinite_parameters(self.state.network)
@@ -178,8 +193,18 @@ class Pretrainer:
                 f"{self.output / checkpoint.LAST}. Try a lower lr."
             )
 
+    def _compare_settings(self, before: dict[str, Any]) -> None:
+        """Says what changed. A new optimizer cannot go on from the state of another."""
+        now = asdict(self.config)
+        if before.get("optimizer", now["optimizer"]) != now["optimizer"]:
+            raise ValueError(f"optimizer = {now['optimizer']!r}, but it was {before['optimizer']!r}")
+        known = {name: value for name, value in before.items() if name in now}
+        for line in changed_settings(flat_settings(now), flat_settings({**now, **known}), HELD_SETTINGS):
+            _log.warning("%s", line)
+        self._held = {name: known[name] for name in HELD_SETTINGS if name in known}
+
     def _facts(self) -> dict[str, Any]:
-        return {"config": asdict(self.config), "classes": list(self._images.classes)}
+        return {"config": {**asdict(self.config), **self._held}, "classes": list(self._images.classes)}
 
     def _data_facts(self) -> dict[str, int]:
         facts = {name: getattr(self.config, name) for name in ("seed", "batch_size", "accumulation")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 __all__ = ["faults_of_settings"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_LIBRARY = Path(sysconfig.get_path("stdlib"))
 _LAYERS = (_PACKAGE / "layers", _PACKAGE / "ops")
 # What code that trusts its settings raises over wrong ones. Running out of memory is RuntimeError too, but not of them.
 _KINDS = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
@@ -49,23 +51,28 @@ def faults_of_settings(what: str, next_step: str, settings: Mapping[str, Any] | 
 
 def _keys_of(words: str, settings: Mapping[str, Any]) -> list[str]:
     """Keys with a value that stands in the words; values too short to mean anything are passed over."""
-    named = [
-        key
-        for key, value in settings.items()
-        if len(str(value)) > 1 and re.search(rf"(?<![\w.]){re.escape(str(value))}(?![\w.])", words)
-    ]
+    plain = {key: str(value) for key, value in settings.items() if isinstance(value, str | int | float)}
+    named = [key for key, value in plain.items() if _names(words, value)]
     return named if len(named) <= _SHOWN else []
 
 
-def _place(trace: TracebackType | None) -> str | None:
-    """File, line and function where an error arose; None within this package.
+def _names(words: str, value: str) -> bool:
+    return len(value) > 1 and re.search(rf"(?<![\w.]){re.escape(value)}(?![\w.])", words) is not None
 
-    Layers and their operations do as they were set up, like those of torch: what they are given counts, not they.
-    """
+
+def _place(trace: TracebackType | None) -> str | None:
+    """File, line and function of who is to blame for an error; None within this package."""
     frames = [(frame.f_code, line) for frame, line in walk_tb(trace)]
-    while frames and any(room in Path(frames[-1][0].co_filename).parents for room in _LAYERS):
+    while frames and _obeys(Path(frames[-1][0].co_filename)):
         frames.pop()
     if not frames or _PACKAGE in Path(frames[-1][0].co_filename).parents:
         return None
     code, line = frames[-1]
     return f"{'/'.join(Path(code.co_filename).parts[-3:])}, line {line}, {code.co_name}"
+
+
+def _obeys(file: Path) -> bool:
+    """Layers do as they were set up, and the standard library as it is called: what they are given counts, not they."""
+    if any(room in file.parents for room in _LAYERS):
+        return True
+    return _LIBRARY in file.parents and "site-packages" not in file.parts

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.weights.restricted import ZIP, read_pickle, read_torch
+from ndpp_dense.weights.seal import check_seal
 
 __all__ = ["SUFFIXES", "WeightFile", "WeightFileError", "read_checkpoint", "read_weights", "write_weights"]
 
@@ -56,7 +57,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads any file of weights, or checkpoint of a run, to the CPU. Nothing in it is executed.
 
     Every part of the package that reads such a file reads it by this function. Weights that hold NaN or infinity are
-    warned of.
+    warned of. Checkpoints of runs are compared with the hash that they carry.
 
     Args:
         path: ``.safetensors``; ``.pkl`` with arrays, as in Detectron2's model zoo; anything else is a torch file.
@@ -162,6 +163,7 @@ def _unreadable(path: Path, error: Exception) -> WeightFileError:
 def _read(path: Path) -> Any:
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
+    check_seal(path)
     with path.open("rb") as stream:
         whatever_its_name = stream.peek(len(ZIP)).startswith(ZIP)
         return read_pickle(stream) if path.suffix.lower() == ".pkl" and not whatever_its_name else read_torch(stream)

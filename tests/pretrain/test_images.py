@@ -189,3 +189,11 @@ def test_deep_images_are_not_clipped(own_tree):
     file = own_tree / "train" / "n01" / "n01_0.png"
     Image.fromarray(np.full((32, 32), 100 * 257, np.uint16)).save(file)
     assert np.unique(np.asarray(open_images(own_tree)[0].load(0)[0])).tolist() == [100]
+
+
+def test_too_thin_an_image_is_named(own_tree):
+    from PIL import Image
+
+    Image.new("RGB", (4001, 20)).save(own_tree / "train" / "n01" / "n01_0.png")
+    with pytest.raises(ValueError, match=r"n01_0\.png: 4001 x 20 pixels are too thin"):
+        open_images(own_tree)[0].load(0)

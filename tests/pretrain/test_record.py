@@ -24,3 +24,18 @@ def test_files_are_written_before_the_first_evaluation(tmp_path):
     assert (tmp_path / "summary.csv").read_text().splitlines() == ["epoch,step,lr,train_loss,loss,top1,top5"]
     assert (tmp_path / "curves.png").is_file()
     assert not (tmp_path / "results.json").exists()
+
+
+def test_results_are_there_though_curves_cannot_be_drawn(tmp_path, monkeypatch, caplog):
+    from ndpp_dense.pretrain import record as module
+
+    def broken(*_):
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(module, "save_figure", broken)
+    record = Record()
+    record.epochs = [{"epoch": 1, "step": 2, "lr": 0.1, "train_loss": 1.0, "loss": 1.0, "top1": 50.0, "top5": 90.0}]
+    record.write(tmp_path)
+    assert (tmp_path / "results.json").is_file()
+    assert (tmp_path / "summary.csv").is_file()
+    assert "curves.png was not drawn (RuntimeError: no fonts)" in caplog.text

@@ -147,6 +147,40 @@ def test_a_finished_run_resumes_to_its_end_or_goes_on(trainer, tmp_path):
     assert longer.train()["last"]["epoch"] == 2
 
 
+def test_changed_settings_are_said_with_those_that_count(trainer, tmp_path, caplog):
+    trainer(tmp_path, epochs=1).train()
+    again = trainer(tmp_path, epochs=2, lr=0.5, momentum=0.5, weight_decay=0.1)
+    with caplog.at_level(logging.WARNING):
+        again.resume()
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [
+        "epochs is 2 here and was 1 in the run that is resumed: 2 counts.",
+        "lr is 0.5 here and was 0.02 in the run that is resumed: 0.5 counts.",
+        "momentum is 0.5 here and was 0.9 in the run that is resumed: the checkpoint's 0.9 counts.",
+        "weight_decay is 0.1 here and was 0.0001 in the run that is resumed: the checkpoint's 0.0001 counts.",
+    ]
+    group = again.state.optimizer.param_groups[0]
+    assert (group["momentum"], group["weight_decay"]) == (0.9, 0.0001)
+    assert again.state.lr == pytest.approx(0.25)  # half way down a cosine from 0.5
+    with pytest.raises(ValueError, match="optimizer = 'adamw', but it was 'momentum'"):
+        trainer(tmp_path, optimizer="adamw").resume()
+
+
+def test_a_flipped_bit_falls_back_and_does_not_take_the_place_of_a_sound_one(trainer, tmp_path, caplog):
+    trainer(tmp_path, epochs=2).train()
+    last = tmp_path / "last.pth"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    again = trainer(tmp_path, epochs=2)
+    with caplog.at_level(logging.WARNING):
+        again.resume()
+    assert "previous.pth (step 3): 3 steps are lost. Damaged: " in caplog.text
+    sound = (tmp_path / "previous.pth").read_bytes()
+    again.train()
+    assert (tmp_path / "previous.pth").read_bytes() == sound
+
+
 def test_a_checkpoint_of_another_run_is_refused(trainer, tmp_path, caplog):
     trainer(tmp_path, epochs=1).train()
     with pytest.raises(ValueError, match="does not fit this run.*other settings"):

@@ -6,10 +6,8 @@ import difflib
 import logging
 import os
 import re
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from urllib.parse import parse_qs
 
 import torch
@@ -18,16 +16,21 @@ from detectron2.utils import comm
 from torch import nn
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.integrations.detectron2.reading import as_detectron2
 from ndpp_dense.redaction import redacted
+from ndpp_dense.training.checkpoint_files import choose_newest, is_of_run, save_checkpoint
 from ndpp_dense.training.nonfinite import nonfinite_parameters
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 from ndpp_dense.weights.files import read_checkpoint
+from ndpp_dense.weights.seal import read_seal
 
-__all__ = ["CheckpointReadError", "NDCheckpointer"]
+__all__ = ["CHECKPOINTS", "CheckpointReadError", "NDCheckpointer"]
 
 _log = logging.getLogger(__name__)
-_PERIODIC = re.compile(r"model_\d{7,}\.pth")
+CHECKPOINTS = ("model_*.pth",)  # patterns of a run's files
+_PERIODIC = re.compile(r"model_(\d{7,})\.pth")
+_POINTER = "last_checkpoint"
 _BEST = "model_best"
 
 
@@ -56,6 +59,7 @@ class NDCheckpointer(DetectionCheckpointer):
         if keep < 1:
             raise ValueError(f"SOLVER.CHECKPOINT_KEEP={keep}: one checkpoint at least must stay, set it to 1 or more.")
         self.keep = keep
+        self._damaged: list[Path] = []  # what the run was not resumed from
 
     def save(self, name: str, **extra: Any) -> None:
         """Write ``<name>.pth``. Full checkpoints must be saved by all ranks together, the best one need not.
@@ -86,15 +90,26 @@ class NDCheckpointer(DetectionCheckpointer):
             return
         file = Path(self.save_dir) / f"{name}.pth"
         _log.info("Saving checkpoint to %s", file)
-        _write_atomically(file, lambda stream: torch.save(data, stream))
+        step = extra["iteration"] + 1 if name != _BEST and "iteration" in extra else None
+        save_checkpoint(file, lambda stream: torch.save(data, stream), step)
         if name != _BEST:
             self.tag_last_checkpoint(file.name)
-            self._drop_old()
+            self._drop_old(file)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Point ``last_checkpoint`` at a file of the same folder, atomically."""
-        pointer = Path(self.save_dir) / "last_checkpoint"
-        _write_atomically(pointer, lambda stream: stream.write(last_filename_basename.encode()))
+        with replacing(Path(self.save_dir) / _POINTER) as made, made.open("w", encoding="utf-8") as stream:
+            stream.write(last_filename_basename)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def get_checkpoint_file(self) -> str:
+        """The file that ``last_checkpoint`` names, whatever is in it; empty where there is none."""
+        try:
+            name = (Path(self.save_dir) / _POINTER).read_text(encoding="utf-8", errors="replace").strip("\0 \n\r\t")
+        except OSError:
+            return ""
+        return str(Path(self.save_dir) / Path(name).name)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Continue the newest readable checkpoint of `save_dir`, or else load the weights in `path`.
@@ -113,7 +128,7 @@ class NDCheckpointer(DetectionCheckpointer):
         """
         if not resume:
             return self.load(path, checkpointables=[])
-        file = self._newest_readable()
+        file = decided_by_main(self._newest_sound)
         if file is None:
             _log.warning("Nothing to resume in %s: starting fresh from weights '%s'.", self.save_dir, path)
             return self.load(path, checkpointables=[])
@@ -157,38 +172,31 @@ class NDCheckpointer(DetectionCheckpointer):
         return incompatible
 
     def candidates(self) -> list[Path]:
-        """Checkpoints to resume from: the one that ``last_checkpoint`` names, then the others, newest first."""
-        folder = Path(self.save_dir)
-        files = [f for f in folder.glob("model_*.pth") if f.stem != _BEST]
-        files.sort(key=lambda f: f.stat().st_mtime_ns, reverse=True)
-        named = Path(self.get_checkpoint_file() or folder)
-        return sorted(files, key=lambda f: f != named)
+        """Checkpoints to resume from: the one that ``last_checkpoint`` names, then the others, the furthest first."""
+        files = [file for file in Path(self.save_dir).glob("model_*.pth") if file.stem != _BEST]
+        named = Path(self.get_checkpoint_file())
+        return sorted(files, key=lambda file: (file == named, _step_of(file) or 0, file.name), reverse=True)
 
-    def _newest_readable(self) -> Path | None:
+    def _newest_sound(self) -> Path | None:
         """Let the main rank choose, so that all ranks resume the same file."""
-        choice: tuple[Path | None, str] = (None, "")
-        if comm.is_main_process():
-            choice = self._choose()
-        file, error = comm.all_gather(choice)[0]
-        if error:
-            raise CheckpointReadError(error)
-        return file
-
-    def _choose(self) -> tuple[Path | None, str]:
-        failures: list[str] = []
-        for file in self.candidates():
-            try:
-                self._load_file(str(file))
-            except CheckpointReadError as error:
-                failures.append(str(error))
-                continue
-            if failures:
-                _log.warning("Falling back to the older checkpoint %s, because: %s", file, " ".join(failures))
-            return file, ""
-        if failures:
-            start = "Remove --resume to start again, or name readable weights in MODEL.WEIGHTS."
-            return None, f"no checkpoint in {self.save_dir} is readable. {' '.join(failures)} {start}"
-        return None, ""
+        folder, files, named = Path(self.save_dir), self.candidates(), self.get_checkpoint_file()
+        if named and not os.path.isfile(named):
+            if not files:
+                raise CheckpointReadError(
+                    f"{folder / _POINTER} names {named}, which is not there, and {folder} holds no other checkpoint. "
+                    "Copy one back, or start again in another folder without --resume."
+                )
+            _log.warning("%s is damaged: it names %r, which is not there.", folder / _POINTER, Path(named).name)
+        try:
+            # Only what trains has claimed the folder.
+            adopt = bool(self.checkpointables)
+            found = choose_newest(files, read_checkpoint, _step_of, folder, adopt=adopt)
+        except ValueError as error:
+            raise CheckpointReadError(str(error)) from error
+        self._damaged = found.damaged
+        if found.report:
+            _log.warning("%s", found.report)
+        return found.path
 
     def _restore(self, file: Path) -> dict[str, Any]:
         readable = comm.all_gather(file.is_file())
@@ -237,18 +245,20 @@ class NDCheckpointer(DetectionCheckpointer):
             data["matching_heuristics"] = True
         return data
 
-    def _drop_old(self) -> None:
+    def _drop_old(self, newest: Path) -> None:
+        """Delete the run's own periodic checkpoints but for the last ones it wrote, and what was found damaged."""
         folder = Path(self.save_dir)
-        for leftover in folder.glob(".model_*.pth-*"):  # of runs that were killed while they wrote
-            shutil.rmtree(leftover, ignore_errors=True)
-        periodic = sorted(f for f in folder.iterdir() if _PERIODIC.fullmatch(f.name))
-        for file in periodic[: -self.keep]:
+        for file in self._damaged:
+            if file != newest:
+                file.unlink(missing_ok=True)
+        self._damaged = []
+        # By the time of writing: a number says nothing where a run went back to an older checkpoint.
+        own = [file for file in folder.iterdir() if _PERIODIC.fullmatch(file.name) and is_of_run(file, folder)]
+        own.sort(key=lambda file: (file == newest, file.stat().st_mtime_ns, file.name))
+        for file in own[: -self.keep]:
             file.unlink(missing_ok=True)
 
 
-def _write_atomically(file: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Have the whole file on the disk, not in a cache, before it takes its name."""
-    with replacing(file) as made, made.open("wb") as stream:
-        write(stream)
-        stream.flush()
-        os.fsync(stream.fileno())
+def _step_of(file: Path) -> int | None:
+    found = _PERIODIC.fullmatch(file.name)
+    return int(found[1]) + 1 if found else (read_seal(file) or {}).get("step")

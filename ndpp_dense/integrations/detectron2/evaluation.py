@@ -14,10 +14,12 @@ from torch import nn
 
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.datasets.coco import renumber_annotations
+from ndpp_dense.distributed.patience import patient
 from ndpp_dense.integrations.detectron2.curves import save_curves
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.pictures import save_predictions
 from ndpp_dense.integrations.detectron2.results import format_results
+from ndpp_dense.reports.drawing import drawing
 from ndpp_dense.reports.results_file import write_results
 from ndpp_dense.training.rng import isolated_rng
 
@@ -54,7 +56,7 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
             renumber_annotations(evaluator._coco_api)
             mapper = CheckedDatasetMapper(cfg, is_train=False)  # pyright: ignore[reportCallIssue]
             loader: Any = build_detection_test_loader(cfg, name, mapper=mapper)  # pyright: ignore
-            found = inference_on_dataset(model, loader, evaluator)
+            found = inference_on_dataset(model, patient(loader), evaluator)
             if found:
                 results[name] = found
     return next(iter(results.values())) if len(results) == 1 else results
@@ -74,17 +76,21 @@ def write_report(cfg: CfgNode, results: dict[str, Any]) -> None:
         results: what :func:`evaluate` returned on the main rank.
     """
     folder = Path(cfg.OUTPUT_DIR)
+    if results:
+        # The log first, for where the disk is full; pictures last.
+        _log.info("Results (all files in %s):\n%s", folder, format_results(results))
+        write_results(results, folder / "results.json")
     if (folder / "metrics.json").is_file():
-        save_curves(folder / "metrics.json", folder / "curves.png")
+        with drawing(folder / "curves.png"):
+            save_curves(folder / "metrics.json", folder / "curves.png")
     if not results:
         return
     name = cfg.DATASETS.TEST[0]
-    predicted = _folder(cfg, name) / "coco_instances_results.json"
+    predicted, picture = _folder(cfg, name) / "coco_instances_results.json", folder / "predictions.png"
     if predicted.is_file():
-        predictions = json.loads(predicted.read_text())
-        save_predictions(predictions, DatasetCatalog.get(name), MetadataCatalog.get(name), folder / "predictions.png")
-    write_results(results, folder / "results.json")
-    _log.info("Results (all files in %s):\n%s", folder, format_results(results))
+        with drawing(picture):
+            predictions = json.loads(predicted.read_text())
+            save_predictions(predictions, DatasetCatalog.get(name), MetadataCatalog.get(name), picture)
 
 
 def _folder(cfg: CfgNode, name: str) -> Path:

@@ -15,6 +15,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ndpp_dense.distributed.patience import patient
 from ndpp_dense.training.rng import isolated_rng
 
 __all__ = ["PositionedBatchSampler", "SeededDataset", "TrainData"]
@@ -178,7 +179,7 @@ class TrainData:
             # Its own generator: the loader must not draw from the one that training uses.
             generator=torch.Generator().manual_seed(seed),
         )
-        for batch in loader:
+        for batch in patient(loader):
             for sample in batch:
                 if isinstance(sample, Exception):
                     raise sample

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.reports.drawing import literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+__all__ = ["save_predictions"]
 
 _COLUMNS = 4
 _CELL_INCHES, _DPI = 3.0, 130
@@ -238,7 +241,7 @@ def _colour(index: int) -> tuple[float, float, float]:
 
 
 def _name(instance: _Instance, names: list[str]) -> str:
-    return names[instance.category] if 0 <= instance.category < len(names) else str(instance.category)
+    return literal(names[instance.category]) if 0 <= instance.category < len(names) else str(instance.category)
 
 
 def _text(instance: _Instance, name: str) -> str:

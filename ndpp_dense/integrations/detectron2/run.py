@@ -12,11 +12,13 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
-from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.distributed.stopping import stopping_at_once
+from ndpp_dense.integrations.detectron2.checkpoint import CHECKPOINTS, NDCheckpointer
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
 from ndpp_dense.integrations.detectron2.run_config import build_config, flat_settings, prepare_run
 from ndpp_dense.integrations.detectron2.setting_checks import check_training_sets
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
+from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
 
 __all__ = ["evaluate_or_train"]
@@ -40,19 +42,23 @@ def evaluate_or_train(
     Raises:
         FileNotFoundError: Config or data are missing.
         KeyError: A key of the configuration does not exist.
-        ValueError: A value is wrong, or a data set is faulty.
+        ValueError: A value is wrong, a data set is faulty, or the output folder holds a run and ``resume`` is not set.
+        StoppedEarly: A signal asked for it.
     """
     if not tracebacks:
         logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
     tell = say if comm.is_main_process() else lambda *_: None
     cfg, remarks = build_config(config, **settings)
-    if not eval_only:
-        check_training_sets(cfg)
-    prepare_run(cfg)
-    tell(*remarks)
     if eval_only:
-        _evaluate(cfg, resume, tell)
-    else:
+        prepare_run(cfg)
+        tell(*remarks)
+        with stopping_at_once("the evaluation"):
+            _evaluate(cfg, resume, tell)
+        return
+    check_training_sets(cfg)
+    with claimed(cfg.OUTPUT_DIR, CHECKPOINTS, resume=resume):
+        prepare_run(cfg)
+        tell(*remarks)
         _train(cfg, resume, tell)
 
 

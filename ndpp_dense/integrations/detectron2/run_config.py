@@ -26,8 +26,9 @@ from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.reading import check_proposals
-from ndpp_dense.integrations.detectron2.setting_checks import check_settings
+from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_settings
 from ndpp_dense.redaction import redacted
+from ndpp_dense.training.log_files import forgiving
 
 __all__ = ["build_config", "flat_settings", "merge_config", "prepare_run", "register_datasets"]
 
@@ -72,6 +73,7 @@ def build_config(
     register_demo()
     chosen = cfg.clone()  # the overrides decide what the data need, and come after what the data decide
     _merge_overrides(chosen, overrides)
+    check_settings(chosen)
     remarks = register_datasets(cfg, datasets, chosen)
     if device is not None:
         cfg.MODEL.DEVICE = device
@@ -81,7 +83,7 @@ def build_config(
         cfg.OUTPUT_DIR = str(Path("output") / path.stem)
     _merge_overrides(cfg, overrides)
     check_available([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    check_settings(cfg)
+    check_device_and_classes(cfg)
     check_proposals(cfg)
     if auto_scale is not None:
         cfg, changes = _scaled(cfg, Scaling(auto_scale, comm.get_world_size()))
@@ -124,7 +126,8 @@ def prepare_run(cfg: CfgNode) -> None:
         logger = logging.getLogger(name)
         for handler in [*logger.handlers]:  # of an earlier run in this process
             logger.removeHandler(handler)
-        setup_logger(str(folder), distributed_rank=rank, name=name, abbrev_name=short)
+        for handler in setup_logger(str(folder), distributed_rank=rank, name=name, abbrev_name=short).handlers:
+            forgiving(handler)
     if comm.is_main_process():
         with replacing(folder / "config.yaml") as path:
             path.write_text(redacted(cfg.dump()), encoding="utf-8")  # a folder that may be passed on

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
-__all__ = ["check_settings", "check_training_sets"]
+__all__ = ["check_device_and_classes", "check_settings", "check_training_sets"]
 
 _AT_LEAST_1 = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD")
 _AT_LEAST_1 += ("SOLVER.ACCUMULATION_STEPS", "MODEL.ROI_HEADS.NUM_CLASSES", "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE")
@@ -36,14 +36,21 @@ _WITH_ROI_HEADS = ("GeneralizedRCNN", "NDPPModel")
 
 
 def check_settings(cfg: CfgNode) -> None:
-    """Looks at numbers, choices, the device and the number of classes.
+    """Looks at numbers and choices.
 
     Raises:
         ValueError: With every value that cannot be, and what it may be.
     """
-    faults = [*_number_faults(cfg), *_choice_faults(cfg), *_device_faults(cfg.MODEL.DEVICE), *_class_faults(cfg)]
-    if faults:
-        raise ValueError(f"the configuration cannot be used: {'; '.join(faults)}.")
+    _report([*_number_faults(cfg), *_choice_faults(cfg)])
+
+
+def check_device_and_classes(cfg: CfgNode) -> None:
+    """Looks at what this machine and the data sets, once they are registered, have to fit.
+
+    Raises:
+        ValueError: Torch has no such device here, or a data set has more categories than the model.
+    """
+    _report([*_device_faults(cfg.MODEL.DEVICE), *_class_faults(cfg)])
 
 
 def check_training_sets(cfg: CfgNode) -> None:
@@ -57,6 +64,11 @@ def check_training_sets(cfg: CfgNode) -> None:
             "DATASETS.TRAIN is empty: name a set with --dataset NAME_train=JSON:IMAGES, or one that is registered with "
             "DATASETS.TRAIN \"('coco_2017_train',)\"; --eval-only needs none."
         )
+
+
+def _report(faults: list[str]) -> None:
+    if faults:
+        raise ValueError(f"the configuration cannot be used: {'; '.join(faults)}.")
 
 
 def _number_faults(cfg: CfgNode) -> Iterator[str]:

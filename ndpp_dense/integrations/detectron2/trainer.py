@@ -28,18 +28,22 @@ from ndpp_dense.distributed.compression import check_compression, compress_gradi
 from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.integrations.detectron2.config import AMP_DTYPES, HELD_SETTINGS, UNIMPORTANT_SETTINGS
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
 from ndpp_dense.integrations.detectron2.hooks import BestHook, FinishedEvalHook, ProgressBar, StatsHook, StopHook
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
-from ndpp_dense.integrations.detectron2.nan_guard import divergence_message
 from ndpp_dense.integrations.detectron2.region_mean import RegionMean
-from ndpp_dense.integrations.detectron2.solver_config import AMP_DTYPES
-from ndpp_dense.training.nonfinite import first_nonfinite_layer
+from ndpp_dense.training.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
+from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
 
-__all__ = ["NDTrainer"]
+__all__ = ["ADVICE", "NDTrainer"]
 
+ADVICE = (
+    "Try a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, SOLVER.CLIP_GRADIENTS.ENABLED True, "
+    "or a larger MODEL.NDPP.EPS if the layer is an ND++ layer."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -70,6 +74,7 @@ class NDTrainer(TrainerBase):
         self.model = _distributed(cfg, self.net)
         self.region_mean = RegionMean(self.net) if cfg.SOLVER.MEAN_OVER_ALL_REGIONS else None
         self.results: dict[str, Any] = {}
+        self._settings = flat_settings(cfg, UNIMPORTANT_SETTINGS)
         self.stop_agreed = False  # whether any rank was asked to stop, known to all after a step
         self._batches: Iterator[list[dict]] | None = None
         self.checkpointer = NDCheckpointer(
@@ -128,6 +133,7 @@ class NDTrainer(TrainerBase):
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "data": self._data_facts(),
+            "settings": self._settings,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -138,9 +144,17 @@ class NDTrainer(TrainerBase):
         if self.scaler.is_enabled() and state_dict["scaler"]:
             self.scaler.load_state_dict(state_dict["scaler"])
         self.data_seed = state_dict["data"]["seed"]
+        self._compare_settings(state_dict.get("settings"))
         before, now = state_dict["data"], self._data_facts()
         if now != before:
             _log.warning("The training data changed from %s to %s: the resume is not exact.", before, now)
+
+    def _compare_settings(self, before: dict[str, str] | None) -> None:
+        if before is None:  # of a release that did not keep them
+            return
+        for line in changed_settings(self._settings, before, HELD_SETTINGS):
+            _log.warning("%s", line)
+        self._settings = held_settings(self._settings, before, HELD_SETTINGS)
 
     def _data_facts(self) -> dict[str, int]:
         return {
@@ -201,7 +215,7 @@ class NDTrainer(TrainerBase):
         if not alone:  # all ranks are here: tell the same story everywhere
             layer = next((found for found in comm.all_gather(layer) if found), None)
         good = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else None
-        return FloatingPointError(divergence_message(self.iter, cause, layer, good))
+        return FloatingPointError(divergence_message(self.iter, cause, layer, good, ADVICE))
 
     def _evaluate(self) -> dict[str, Any]:
         self.results = evaluate(self.cfg, self.net)

@@ -7,6 +7,7 @@ from ndpp_dense.integrations.mmengine.compat import prepare_mmengine
 
 prepare_mmengine()
 
+from ndpp_dense.integrations.mmengine.checkpoint import NDPPCheckpointHook  # noqa: E402
 from ndpp_dense.integrations.mmengine.hooks import NDPPResumeHook, NDPPStatsHook  # noqa: E402
 from ndpp_dense.integrations.mmengine.layers import NoNorm  # noqa: E402
 from ndpp_dense.integrations.mmengine.loaded import NDPPLoadHook  # noqa: E402
@@ -17,6 +18,7 @@ from ndpp_dense.integrations.mmengine.stop import NDPPStopHook  # noqa: E402
 from ndpp_dense.integrations.mmengine.zoo import load_from_zoo  # noqa: E402  (ndpp://NAME is a checkpoint from here on)
 
 __all__ = [
+    "NDPPCheckpointHook",
     "NDPPLoadHook",
     "NDPPNaNGuardHook",
     "NDPPPretrainedInit",

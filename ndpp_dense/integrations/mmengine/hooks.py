@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -21,10 +22,21 @@ from ndpp_dense.layers.statistics.steps import micro_batch_of_step, settle_stats
 from ndpp_dense.training.evaluation_stats import EvaluationStats
 from ndpp_dense.training.prepare import fit_momentum
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
+from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
 
 __all__ = ["NDPPResumeHook", "NDPPStatsHook", "plain_model", "save_is_due"]
 STATISTICS_KEY = "ndpp_own_statistics"
 RANDOM_KEY = "ndpp_random_states"
+SETTINGS_KEY = "ndpp_settings"
+# Part of the optimizer's, the schedulers' and the data's state in a checkpoint, which a resumed run goes on with.
+_HELD = ("optim_wrapper.optimizer.*", "optim_wrapper.paramwise_cfg*", "param_scheduler*", "randomness.seed")
+# What does not decide what is trained.
+_UNIMPORTANT = (
+    *("work_dir", "load_from", "resume", "launcher", "experiment_name", "env_cfg*", "log_*", "vis*", "custom_imports*"),
+    *("default_hooks*", "custom_hooks*", "val_*", "test_*", "*.val_interval", "default_scope", "model_wrapper_cfg*"),
+    *("*dataloader.num_workers", "*dataloader.persistent_workers", "*dataloader.timeout", "*dataloader.pin_memory"),
+    "model.backbone.init_cfg*",
+)
 
 
 def plain_model(runner: Any) -> nn.Module:
@@ -135,6 +147,7 @@ class NDPPResumeHook(Hook):
         self._states: list[dict[str, Any]] = []
         self._resumed: list[dict[str, Any]] = []
         self._before_val: dict[str, Any] | None = None
+        self._settings: dict[str, str] = {}
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Gathers the states if a save follows."""
@@ -162,9 +175,25 @@ class NDPPResumeHook(Hook):
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Adds the states of all ranks."""
         checkpoint[RANDOM_KEY] = deepcopy(self._states)
+        checkpoint[SETTINGS_KEY] = self._settings or flat_settings(runner.cfg.to_dict(), _UNIMPORTANT)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Keeps the states for when training goes on."""
+        """Keeps the states for when training goes on, and says which settings are others.
+
+        Raises:
+            ValueError: The optimizer is another.
+        """
+        if getattr(runner, "_resume", False) and SETTINGS_KEY in checkpoint:
+            now, before = flat_settings(runner.cfg.to_dict(), _UNIMPORTANT), checkpoint[SETTINGS_KEY]
+            kinds = [settings.get("optim_wrapper.optimizer.type") for settings in (now, before)]
+            if kinds[0] != kinds[1]:
+                raise ValueError(
+                    f"the checkpoint holds the state of an optimizer {kinds[1]}, and this run has {kinds[0]}: resume "
+                    "with that one, or start from the weights with --weights in another --work-dir."
+                )
+            for line in changed_settings(now, before, _HELD):
+                print_log(line, logger="current", level=logging.WARNING)
+            self._settings = held_settings(now, before, _HELD)
         self._resumed = checkpoint.get(RANDOM_KEY, []) if getattr(runner, "_resume", False) else []
         if self._resumed and len(self._resumed) != get_world_size():
             print_log(

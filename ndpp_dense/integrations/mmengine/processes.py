@@ -30,12 +30,17 @@ def prepare_processes(config: Config, timeout: float = 30.0) -> None:
 
     Args:
         config: Changed in place.
-        timeout: Minutes that exchanges wait in groups that MMEngine makes itself (``--launcher mpi``).
+        timeout: Minutes that loader processes are waited for, and exchanges in groups that MMEngine makes itself
+            (``--launcher mpi``).
 
     Raises:
         ValueError: The config names a launcher that has started no processes.
     """
     config.merge_from_dict({"env_cfg.dist_cfg.timeout": max(1, round(60 * timeout))})  # seconds
+    for name in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = config.get(name)
+        if loader and loader.get("num_workers", 0) > 0:
+            loader.setdefault("timeout", 60 * timeout)
     if config.launcher == "none" or torch.cuda.is_available():
         return
     if config.launcher == "pytorch" and not dist.is_initialized() and infer_launcher() != "pytorch":

@@ -14,6 +14,8 @@ from mmseg.registry import DATASETS, METRICS, TRANSFORMS
 from ndpp_dense.datasets.streets import ensure_streets
 from ndpp_dense.datasets.streets_scene import TRAIN_IDS
 
+__all__ = ["CamVidDataset", "CheckLabels", "ClassIoUMetric", "StreetsDataset"]
+
 _CITYSCAPES = CityscapesDataset.METAINFO
 _NEAREST_SHOWN = 5
 

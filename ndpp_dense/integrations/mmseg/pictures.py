@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.reports.drawing import literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.patches import Patch
+
+__all__ = ["Prediction", "overlay", "save_predictions"]
 
 _SHARE = 0.6  # of the class colour in a pixel
 _COLUMN = 3.2  # width of a picture in inches
+_STEEPEST = 4.0  # height over width, or width over height, that a picture is drawn at
+_LONGEST_LEGEND = 60  # classes
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,11 @@ def save_predictions(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     if not predictions:
         raise ValueError("save_predictions got no prediction: evaluate at least one image first.")
     height, width = predictions[0].image.shape[:2]
-    row = _COLUMN * height / width + 0.25
+    row = _COLUMN * min(max(height / width, 1 / _STEEPEST), _STEEPEST) + 0.25
     figure = Figure(figsize=(_COLUMN * len(predictions), 3 * row + 0.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     rows = figure.subplots(3, len(predictions), squeeze=False)
@@ -68,9 +73,11 @@ def save_predictions(
             axes.imshow(_coloured(prediction.image, labels, palette))
         for axes, name in zip(rows[:, column], ("image", "ground truth", "prediction"), strict=True):
             _bare(axes, name if column == 0 else "")
-    colours = [(red / 255, green / 255, blue / 255) for red, green, blue in palette]
-    patches = [Patch(color=colour, label=name) for name, colour in zip(classes, colours, strict=True)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 10), frameon=False, fontsize=8)
+    seen = np.unique([n for p in predictions for labels in (p.truth, p.predicted) for n in np.unique(labels)])
+    patches = _patches([number for number in seen if 0 <= number < len(classes)], classes, palette)
+    figure.legend(
+        handles=patches, loc="outside lower center", ncols=min(len(patches) or 1, 10), frameon=False, fontsize=8
+    )
     with replacing(out_png) as path:
         figure.savefig(path)
 
@@ -91,7 +98,6 @@ def overlay(
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
 
     height, width = labels.shape
     inches = max(6.4, min(width / 100, 16.0))
@@ -100,11 +106,20 @@ def overlay(
     axes = figure.subplots()
     axes.imshow(_coloured(image, labels, palette))
     axes.set_axis_off()
-    present = [(classes[number], palette[number]) for number in np.unique(labels) if number < len(classes)]
-    patches = [Patch(color=(red / 255, green / 255, blue / 255), label=name) for name, (red, green, blue) in present]
+    patches = _patches([number for number in np.unique(labels) if 0 <= number < len(classes)], classes, palette)
     figure.legend(handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _patches(numbers: Sequence[int], classes: Sequence[str], palette: Sequence[Sequence[int]]) -> list[Patch]:
+    """Entries of a legend, no more than can be read."""
+    from matplotlib.patches import Patch
+
+    shown = numbers if len(numbers) <= _LONGEST_LEGEND else numbers[: _LONGEST_LEGEND - 1]
+    patches = [Patch(color=[part / 255 for part in palette[n]], label=literal(str(classes[n]))) for n in shown]
+    more = len(numbers) - len(shown)
+    return [*patches, Patch(color="none", label=f"and {more} more")] if more else patches
 
 
 def _coloured(image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:

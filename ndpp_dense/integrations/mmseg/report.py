@@ -12,8 +12,11 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ndpp_dense.integrations.mmseg.pictures import Prediction, save_predictions
+from ndpp_dense.reports.drawing import drawing
 from ndpp_dense.reports.plots import Series, draw_losses, draw_rate, save_figure, say, two_by_two
 from ndpp_dense.reports.results_file import write_results
+
+__all__ = ["NDPPReportHook", "loss_series", "save_curves"]
 
 HISTORY_KEY = "ndpp_evaluations"  # in the message hub, which checkpoints keep
 
@@ -42,7 +45,9 @@ class NDPPReportHook(Hook):
         """Keeps the first images."""
         if is_main_process():
             missing = self._num_images - len(self._predictions)
-            self._predictions += [_prediction(sample) for sample in (outputs or [])[:missing]]
+            for sample in (outputs or [])[: max(0, missing)]:
+                with drawing(f"{runner.work_dir}/predictions.png: {sample.img_path}"):
+                    self._predictions.append(_prediction(sample))
 
     after_test_iter = after_val_iter
 
@@ -53,7 +58,9 @@ class NDPPReportHook(Hook):
         runner.message_hub.update_info(HISTORY_KEY, history)
         self._write(runner, metrics, runner.val_dataloader.dataset.metainfo)
         if is_main_process():
-            save_curves(loss_series(runner), history, Path(runner.work_dir) / "curves.png")
+            picture = Path(runner.work_dir) / "curves.png"
+            with drawing(picture):
+                save_curves(loss_series(runner), history, picture)
 
     def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Writes results and pictures."""
@@ -66,7 +73,8 @@ class NDPPReportHook(Hook):
         rounded = {name: round(float(value), 2) for name, value in (metrics or {}).items()}
         write_results({"sem_seg": rounded}, folder / "results.json")
         if self._predictions:
-            save_predictions(self._predictions, meta["classes"], meta["palette"], folder / "predictions.png")
+            with drawing(folder / "predictions.png"):
+                save_predictions(self._predictions, meta["classes"], meta["palette"], folder / "predictions.png")
 
 
 def loss_series(runner: Any) -> dict[str, Series]:

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from ndpp_dense.distributed.stopping import stopping_at_once
+from ndpp_dense.integrations.mmengine.checkpoint import CHECKPOINTS
 from ndpp_dense.integrations.mmengine.processes import auto_scale, prepare_processes, ranks_of
 from ndpp_dense.integrations.mmengine.setting_checks import flat_settings
-from ndpp_dense.integrations.mmseg.run_config import build_config, choose_resumed, evaluated_checkpoint
+from ndpp_dense.integrations.mmseg.run_config import (
+    build_config,
+    checkpoint_folder,
+    choose_resumed,
+    evaluated_checkpoint,
+)
+from ndpp_dense.training.log_files import forgiving
+from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
 
 __all__ = ["evaluate_or_train"]
@@ -50,7 +62,8 @@ def evaluate_or_train(
     Raises:
         FileNotFoundError: Config, data or weights are missing.
         KeyError: An option names a key that does not exist.
-        ValueError: A setting is wrong.
+        ValueError: A setting is wrong, or the work dir holds a run and ``resume`` is not set.
+        StoppedEarly: A signal asked for it.
     """
     given = {"load_from": weights} if weights else {}
     joined = dist.is_initialized()
@@ -61,10 +74,20 @@ def evaluate_or_train(
         options={**_read(options), **given},
         **settings,
     )
-    if eval_only:
-        config.load_from, config.resume = evaluated_checkpoint(config), False
-    elif resume:
-        choose_resumed(config)
+    first = joined or not int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
+    folder = {"flag": "--work-dir", "kept_in": checkpoint_folder(config)}
+    with ExitStack() as stack:
+        if eval_only:
+            stack.enter_context(stopping_at_once("the evaluation"))
+            config.load_from, config.resume = evaluated_checkpoint(config), False
+        elif first:
+            stack.enter_context(claimed(config.work_dir, CHECKPOINTS, resume=resume, **folder))
+        if resume and not eval_only:
+            choose_resumed(config)
+        _run(config, eval_only, timeout, meant_for, say)
+
+
+def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None, say: Callable[..., None]) -> None:
     prepare_processes(config, timeout)
     if meant_for is not None:
         lines = auto_scale(config, meant_for, ranks_of(config.launcher))
@@ -72,6 +95,8 @@ def evaluate_or_train(
             say(*lines)
     with faults_of_settings("building the model and what trains it", _NEXT, flat_settings(config)):
         runner = _built(config, eval_only)
+    for handler in runner.logger.handlers:
+        forgiving(handler)
     if eval_only:
         runner.test()
     else:
@@ -85,7 +110,21 @@ def _built(config: Config, eval_only: bool) -> Runner:
     if not eval_only:  # in the order of Runner.train, which would do it
         runner.train_loop  # noqa: B018  (the property builds it)
         runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        _check_classes(runner)
     return runner
+
+
+def _check_classes(runner: Runner) -> None:
+    """More classes in the data than a head can tell apart would end training at the first such label."""
+    classes = runner.train_loop.dataloader.dataset.metainfo.get("classes") or ()
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    for name in ("decode_head", "auxiliary_head"):
+        known = getattr(getattr(model, name, None), "num_classes", None)
+        if isinstance(known, int) and 1 < known < len(classes):
+            raise ValueError(
+                f"model.{name}.num_classes is {known} and the data set has {len(classes)} classes: give as many to "
+                f"each head (--cfg-options model.{name}.num_classes={len(classes)})."
+            )
 
 
 def _read(words: Sequence[str]) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
 from ndpp_dense.config_files import find_config
-from ndpp_dense.integrations.mmengine.checkpoint import newest_readable
+from ndpp_dense.distributed.main_rank import decided_by_main
+from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.config import read_options
 from ndpp_dense.integrations.mmengine.setting_checks import check_settings, read_file
 from ndpp_dense.integrations.mmseg.checked_data import check_data, check_pipelines
 
-__all__ = ["build_config", "choose_resumed", "evaluated_checkpoint"]
+__all__ = ["build_config", "checkpoint_folder", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
 
 
@@ -61,6 +61,9 @@ def build_config(
     config.work_dir = work_dir or config.get("work_dir") or str(Path("output") / path.stem)
     if amp:
         _use_amp(config)
+    checkpoint = config.get("default_hooks", {}).get("checkpoint")
+    if checkpoint and checkpoint.type == "CheckpointHook":
+        checkpoint.type = "NDPPCheckpointHook"
     if config.model.type == "NDPPModel":
         _check_whitening(config)
     check_pipelines(config)
@@ -75,7 +78,7 @@ def evaluated_checkpoint(config: Config) -> str:
     Raises:
         FileNotFoundError: There is none.
     """
-    found = newest_readable(config.work_dir) if config.resume else None
+    found = newest_sound(checkpoint_folder(config)) if config.resume else None
     found = found or config.get("load_from")
     if not found:
         raise FileNotFoundError(
@@ -86,28 +89,25 @@ def evaluated_checkpoint(config: Config) -> str:
 
 
 def choose_resumed(config: Config) -> None:
-    """Sets ``load_from`` and ``resume`` to the newest readable checkpoint of ``work_dir``, the same on all ranks.
+    """Sets ``load_from`` and ``resume`` to the newest sound checkpoint of ``work_dir``, the same on all ranks.
 
     Where there is none, the run starts from the beginning.
 
     Raises:
-        ValueError: There are checkpoints, and none is readable.
+        ValueError: There are checkpoints, and none is sound.
     """
-    choice: list[str | None] = [None, None]
-    if is_main_process():
-        try:
-            choice[0] = newest_readable(config.work_dir)
-        except ValueError as error:
-            choice[1] = str(error)
-    broadcast_object_list(choice)
-    found, fault = choice
-    if fault is not None:
-        raise ValueError(fault)
+    found = decided_by_main(lambda: newest_sound(checkpoint_folder(config), adopt=True))
     config.resume = found is not None
     if found is None:
         print_log(f"Nothing to resume in {config.work_dir}: starting fresh.", "current", logging.WARNING)
     else:
         config.load_from = found
+
+
+def checkpoint_folder(config: Config) -> str:
+    """Where MMEngine's CheckpointHook writes."""
+    folder = config.get("default_hooks", {}).get("checkpoint", {}).get("out_dir")
+    return str(Path(folder) / Path(config.work_dir).name) if folder else config.work_dir
 
 
 def _check_options(config: Config, options: Mapping[str, Any]) -> None:

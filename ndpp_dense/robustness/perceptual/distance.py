@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -15,6 +16,8 @@ from ndpp_dense.ops.collectives import sum_over_ranks
 from ndpp_dense.robustness.perceptual.stages import StageMaps
 
 __all__ = ["GapDistance", "MeanGapDistance", "WeightedDistance", "gap_distance", "weighted_root_mean"]
+
+_SUM = "sha256"  # of the weights, beside them
 
 
 def gap_distance(features_a: Tensor, features_b: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -82,22 +85,27 @@ class WeightedDistance(nn.Module):
             path: File to write.
             **about: Words that are kept with them, such as the backbone and what they were trained on.
         """
+        weight = self.weight.detach().cpu().contiguous()
         with replacing(path) as made:
-            save_file({"weight": self.weight.detach().cpu().contiguous()}, made, metadata=about)
+            save_file({"weight": weight}, made, metadata={**about, _SUM: _sum(weight)})
 
     def load_weight(self, path: str | os.PathLike[str]) -> None:
         """Reads what :meth:`save_weight` wrote.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is no such file, or is of another backbone.
+            ValueError: It is no such file, is damaged, or is of another backbone.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"weights of a distance: there is no file {path}.")
         try:
             weight = load_file(path)["weight"]
+            with safe_open(path, framework="pt") as file:
+                stated = (file.metadata() or {}).get(_SUM)
         except (SafetensorError, KeyError) as error:
             raise ValueError(f"{path} holds no weights of a distance: {error}. Give what save_weight wrote.") from error
+        if stated not in (None, _sum(weight)):
+            raise ValueError(f"{path} is damaged: its weights are not those that were written. Copy or make it again.")
         if weight.shape != self.weight.shape or bool((weight < 0).any()):
             raise ValueError(
                 f"{path} has weights of shape {tuple(weight.shape)}, at least {float(weight.min()):g}; this backbone "
@@ -105,6 +113,10 @@ class WeightedDistance(nn.Module):
             )
         with torch.no_grad():
             self.weight.copy_(weight)
+
+
+def _sum(weight: Tensor) -> str:
+    return hashlib.sha256(weight.numpy().tobytes()).hexdigest()
 
 
 class GapDistance(WeightedDistance):

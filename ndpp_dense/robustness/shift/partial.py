@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.weights.seal import check_seal, write_sealed
 
 __all__ = ["PartialResults"]
 
@@ -31,6 +34,7 @@ class PartialResults:
     def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
         self.folder = Path(folder)
         wanted = json.loads(json.dumps(settings))  # tuples become lists, as they are when read
+        self._settings = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()
         path = self.folder / _SETTINGS
         if not path.is_file():
             with replacing(path) as made:
@@ -48,8 +52,11 @@ class PartialResults:
             )
 
     def read(self, number: int) -> dict[str, np.ndarray] | None:
-        """The counts of a batch; None where they are not there or cannot be read."""
+        """The counts of a batch; None where they are not there, or are not what was written for it."""
         try:
+            seal = check_seal(self._path(number))
+            if seal is None or seal.get("number") != number or seal.get("settings") != self._settings:
+                return None
             # Opened here: NumPy leaves a damaged file open.
             with self._path(number).open("rb") as stream, np.load(stream, allow_pickle=False) as found:
                 return {name: found[name] for name in found.files}
@@ -58,9 +65,11 @@ class PartialResults:
 
     def write(self, number: int, counts: Mapping[str, np.ndarray]) -> None:
         """Keeps the counts of a batch."""
-        with replacing(self._path(number)) as made, made.open("wb") as stream:
-            arrays: dict[str, Any] = dict(counts)
-            np.savez_compressed(stream, **arrays)
+        arrays: dict[str, Any] = dict(counts)
+        made = io.BytesIO()
+        np.savez_compressed(made, **arrays)
+        facts = {"number": number, "settings": self._settings}
+        write_sealed(self._path(number), lambda stream: stream.write(made.getvalue()), facts)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"batch_{number:06d}.npz"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ndpp_dense.atomic_file import replacing
+from ndpp_dense.reports.drawing import literal
 from ndpp_dense.robustness.shift.curve import ShiftResult
 from ndpp_dense.robustness.shift.report import spectra
 
@@ -39,7 +40,8 @@ def draw_shift(result: ShiftResult, path: str | Path, title: str = "") -> None:
     FigureCanvasAgg(figure)
     for draw, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         draw(result, axes)
-    figure.suptitle(title or f"{result.name}, border {result.border}, {result.num_images} images", fontsize=10)
+    words = title or f"{result.name}, border {result.border}, {result.num_images} images"
+    figure.suptitle(literal(words, longest=120), fontsize=10)
     with replacing(path) as made:
         figure.savefig(made)
 

@@ -84,6 +84,8 @@ FAULTS |= {
     "area is nan": (_second(area=NAN), r"1 of 2 annotations have an 'area' .*ids: 2\)"),
     "area is enormous": (_second(area=10**400), r"1 of 2 annotations have an 'area' .*ids: 2\)"),
     "only crowds": (_all(iscrowd=1), "all 2 annotations are crowds"),
+    "RLE of a crowd without size": (_second(iscrowd=1, segmentation={"counts": [0, 100]}), "is neither a list"),
+    "list of runs of a crowd": (_second(iscrowd=1, segmentation={"size": [10, 10], "counts": [1.0]}), "not add up"),
     "no mask": (_second(segmentation=None), r"1 of 2 annotations have no segmentation, .*faster_rcnn_.*MASK_ON False"),
     "empty mask": (_second(segmentation=[]), r"1 of 2 annotations have no segmentation, .*ids: 2\)"),
     "mask is a text": (_second(segmentation="a"), "1 of 2 annotations whose 'segmentation' is neither"),

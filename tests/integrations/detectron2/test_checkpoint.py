@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ndpp_dense.integrations.detectron2.checkpoint import CheckpointReadError, NDCheckpointer
+from ndpp_dense.training.run_folder import note_run
 
 pytestmark = pytest.mark.detectron2
 
@@ -66,7 +67,7 @@ def test_the_last_k_and_the_named_ones_stay(make, tmp_path):
     checkpointer.save("model_final", iteration=3)
     (tmp_path / ".model_0000004.pth-killed").mkdir()
     save(checkpointer, 4)
-    assert sorted(f.name for f in tmp_path.iterdir()) == [
+    assert sorted(f.name for f in tmp_path.iterdir() if f.name != "run.json") == [
         "last_checkpoint",
         "model_0000003.pth",
         "model_0000004.pth",
@@ -96,7 +97,7 @@ def test_a_failed_write_leaves_the_former_file(make, tmp_path, monkeypatch):
         save(checkpointer, 1)
     monkeypatch.undo()
     assert make().resume_or_load("", resume=True)["iteration"] == 1
-    assert len(list(tmp_path.iterdir())) == 2
+    assert {f.name for f in tmp_path.iterdir()} == {"last_checkpoint", "model_0000001.pth", "run.json"}
 
 
 def test_a_truncated_file_falls_back_and_names_both(make, tmp_path, caplog):
@@ -104,7 +105,8 @@ def test_a_truncated_file_falls_back_and_names_both(make, tmp_path, caplog):
     truncate(tmp_path / "model_0000002.pth")
     with caplog.at_level(logging.WARNING):
         assert make().resume_or_load("", resume=True)["iteration"] == 1
-    assert "model_0000001.pth" in caplog.text
+    assert "Falling back to the checkpoint before" in caplog.text
+    assert "model_0000001.pth (step 2): 1 step is lost. Damaged: " in caplog.text
     assert "model_0000002.pth" in caplog.text
 
 
@@ -115,11 +117,82 @@ def test_a_lost_pointer_is_no_loss(make, tmp_path):
     assert make().resume_or_load("", resume=True)["iteration"] == 2
 
 
+def flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+def test_a_flipped_bit_falls_back_and_goes_with_the_next_save(make, tmp_path, caplog):
+    save(make(), 1, 2, 3)
+    flip(tmp_path / "model_0000003.pth", 3000)  # in a tensor: torch reads it without a word
+    torch.load(tmp_path / "model_0000003.pth", weights_only=True)
+    run = make()
+    with caplog.at_level(logging.WARNING):
+        assert run.resume_or_load("", resume=True)["iteration"] == 2
+    assert "not those that were written" in caplog.text
+    save(run, 4)
+    assert sorted(f.name for f in tmp_path.glob("model_*")) == ["model_0000002.pth", "model_0000004.pth"]
+    flip(tmp_path / "model_0000004.pth", 3000)
+    with pytest.raises(CheckpointReadError, match="not those that were written"):
+        make().load(str(tmp_path / "model_0000004.pth"))
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(make, tmp_path, caplog):
+    save(make(), 1, 2)
+    other = NDCheckpointer(nn.Linear(3, 2), str(tmp_path / "other"), counter=Counter())
+    save(other, 9)
+    (tmp_path / "other" / "model_0000009.pth").replace(tmp_path / "model_0000002.pth")
+    with caplog.at_level(logging.WARNING):
+        assert make().resume_or_load("", resume=True)["iteration"] == 1
+    assert "it is a checkpoint of another run" in caplog.text
+    (tmp_path / "run.json").write_text("")
+    with pytest.raises(CheckpointReadError, match="several runs"):
+        make().resume_or_load("", resume=True)
+
+
+def test_what_is_dropped_is_decided_by_the_run(make, tmp_path):
+    """Not by the number: a shorter run's own checkpoints stay beside those of a longer one."""
+    save(make(), 100, 200)
+    note_run(tmp_path, run="another")
+    short = make()
+    save(short, 1, 2, 3)
+    names = {f.name for f in tmp_path.glob("model_*")}
+    assert names == {f"model_{number:07d}.pth" for number in (2, 3, 100, 200)}
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0", b"model_0000007.pth", b"\xff\xfe/..", b".", b"/"])
+def test_a_damaged_pointer_is_no_loss(make, tmp_path, content):
+    save(make(), 1, 2)
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    assert make().resume_or_load("", resume=True)["iteration"] == 2
+
+
+def test_a_pointer_to_nothing_is_no_fresh_start(make, tmp_path):
+    save(make(), 1)
+    (tmp_path / "model_0000001.pth").unlink()
+    with pytest.raises(CheckpointReadError, match="model_0000001.pth, which is not there"):
+        make().resume_or_load("", resume=True)
+
+
+def test_checkpoints_from_before_seals_are_resumed(make, tmp_path):
+    save(make(), 1, 2)
+    for file in tmp_path.glob("model_*"):
+        content = torch.load(file, weights_only=True)
+        torch.save(content, file)
+    (tmp_path / "run.json").unlink()
+    flip(tmp_path / "model_0000002.pth", 3000)
+    run = make()
+    assert run.resume_or_load("", resume=True)["iteration"] == 1  # torch keeps a checksum that it does not read
+    save(run, 3)
+    assert make().resume_or_load("", resume=True)["iteration"] == 3
+
+
 def test_no_readable_file_is_an_error(make, tmp_path):
     save(make(), 1, 2)
     truncate(tmp_path / "model_0000001.pth")
     (tmp_path / "model_0000002.pth").write_bytes(b"")
-    pattern = r"no checkpoint .*readable.*model_0000002.pth \(0 bytes\).*Remove --resume"
+    pattern = r"no checkpoint .*sound.*model_0000002.pth \(0 bytes\): it is empty.*another folder without --resume"
     with pytest.raises(CheckpointReadError, match=pattern):
         make().resume_or_load("", resume=True)
 

@@ -83,7 +83,22 @@ def test_a_finished_run_resumes_to_its_end(run_tiny, tmp_path):
     assert format_results(again.results) == format_results(first.results)
 
 
-def test_a_longer_run_continues_the_finished_one(run_tiny, tmp_path):
+def test_a_longer_run_continues_the_finished_one_and_says_what_changed(run_tiny, tmp_path, capsys):
     run_tiny("SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path / "run")
-    longer = run_tiny("SOLVER.MAX_ITER", 3, "OUTPUT_DIR", tmp_path / "run", resume=True)
+    changed = ("SOLVER.MAX_ITER", 3, "SOLVER.BASE_LR", 0.02, "SOLVER.MOMENTUM", 0.5, "SEED", 8)
+    capsys.readouterr()
+    longer = run_tiny(*changed, "OUTPUT_DIR", tmp_path / "run", resume=True)
     assert (longer.start_iter, longer.iter) == (2, 3)
+    said = [line for line in capsys.readouterr().out.splitlines() if "in the run that is resumed" in line]
+    assert len(said) == 4
+    for name, here, there, counts in [
+        ("SEED", "8", "7", "the checkpoint's 7"),
+        ("SOLVER.BASE_LR", "0.02", "0.01", "the checkpoint's 0.01"),
+        ("SOLVER.MAX_ITER", "3", "2", "3"),
+        ("SOLVER.MOMENTUM", "0.5", "0.9", "the checkpoint's 0.9"),
+    ]:
+        message = f"{name} is {here} here and was {there} in the run that is resumed: {counts} counts."
+        assert any(message in line for line in said), said
+    assert longer.scheduler.base_lrs[0] == 0.01
+    assert longer.optimizer.param_groups[0]["momentum"] == 0.9
+    assert longer.data_seed == 7

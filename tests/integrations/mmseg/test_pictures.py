@@ -44,3 +44,13 @@ def test_curves_are_drawn_with_and_without_figures(tmp_path):
         with Image.open(tmp_path / name) as image:
             assert image.size == (1650, 1050)
     assert len(colours(tmp_path / "full.png")) > len(colours(tmp_path / "empty.png"))
+
+
+@pytest.mark.parametrize("shape", [(2, 900), (900, 2), (1, 1)])
+def test_any_shape_and_thousands_of_classes_with_any_names_are_drawn(tmp_path, shape):
+    numbers = np.arange(shape[0] * shape[1]).reshape(shape) % 3000
+    sheet = [Prediction(np.zeros((*shape, 3), np.uint8), numbers, numbers)]
+    names = [f"$class_{number}" for number in range(3000)]
+    save_predictions(sheet, names, [[number % 256, 0, 0] for number in range(3000)], tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as image:
+        assert max(image.size) < 6000

@@ -9,8 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ndpp_dense.distributed.stopping import StoppedEarly, watching_for_stop
-from ndpp_dense.integrations.mmengine import checkpoint
-from ndpp_dense.integrations.mmengine.checkpoint import newest_readable
+from ndpp_dense.integrations.mmengine import checkpoint, hooks
+from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.processes import auto_scale
 from ndpp_dense.integrations.mmseg.run_config import choose_resumed
 
@@ -40,6 +40,36 @@ def test_a_stopped_run_resumes_to_the_same_bits(run_config, same_weights, tmp_pa
     assert same_weights(one["state_dict"], other["state_dict"]) == []
 
 
+def test_changed_settings_are_said_with_those_that_count(run_config, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(hooks, "print_log", lambda message, **_: said.append(message))
+    Runner.from_cfg(run_config("run", train_cfg__max_iters=1)).train()
+    changed = {
+        "train_cfg__max_iters": 2,
+        "optim_wrapper__optimizer__lr": 0.5,
+        "optim_wrapper__optimizer__momentum": 0.5,
+    }
+    config = run_config("run", randomness__seed=9, **changed)
+    choose_resumed(config)
+    runner = Runner.from_cfg(config)
+    runner.train()
+    lines = [line for line in said if "in the run that is resumed" in line]
+    assert [line.split()[0] for line in lines] == [
+        "optim_wrapper.optimizer.lr",
+        "optim_wrapper.optimizer.momentum",
+        "randomness.seed",
+        "train_cfg.max_iters",
+    ]
+    assert [line.rsplit(": ", 1)[1].startswith("the checkpoint's") for line in lines] == [True, True, True, False]
+    group = runner.optim_wrapper.param_groups[0]
+    assert (group["momentum"], group["initial_lr"], runner.seed) == (0.9, 0.05, 0)
+    config = run_config("run", optim_wrapper__optimizer__type="Adam", optim_wrapper__optimizer__momentum=0.9)
+    del config.optim_wrapper.optimizer["momentum"]
+    choose_resumed(config)
+    with pytest.raises(ValueError, match="state of an optimizer 'SGD', and this run has 'Adam'"):
+        Runner.from_cfg(config).train()
+
+
 def write(folder, *names):
     folder.mkdir(exist_ok=True)
     for name in names:
@@ -49,17 +79,17 @@ def write(folder, *names):
 
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr(checkpoint, "print_log", lambda message, **options: said.append(message))
+    monkeypatch.setattr(checkpoint, "_warn", said.append)
     write(tmp_path, "iter_90.pth", "iter_100.pth", "best_mIoU_iter_90.pth", "iter_110.pth")
-    assert newest_readable(tmp_path) == str(tmp_path / "iter_110.pth")
+    assert newest_sound(tmp_path) == str(tmp_path / "iter_110.pth")
     for name, size in (("iter_110.pth", 700), ("iter_100.pth", 0)):
         os.truncate(tmp_path / name, size)
-    assert newest_readable(tmp_path) == str(tmp_path / "iter_90.pth")
+    assert newest_sound(tmp_path) == str(tmp_path / "iter_90.pth")
     assert len(said) == 1
     assert "Falling back to the checkpoint before" in said[0]
     os.truncate(tmp_path / "iter_90.pth", 0)
-    with pytest.raises(ValueError, match=r"no checkpoint in .* is readable.*iter_110.pth \(700 bytes\).*--resume"):
-        newest_readable(tmp_path)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is sound.*iter_110.pth \(700 bytes\).*--resume"):
+        newest_sound(tmp_path)
 
 
 def test_nothing_to_resume_starts_from_the_weights_of_the_config(run_config, tmp_path):

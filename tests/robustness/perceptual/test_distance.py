@@ -170,3 +170,12 @@ def test_a_config_names_a_backbone_with_whitening(tmp_path):
     found = GapDistance(stages)(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64))
     assert found > 0
     assert any(type(module).__name__ == "NDConv2d" for module in stages.modules())
+
+
+def test_a_flipped_bit_in_weights_is_seen(stages, tmp_path):
+    GapDistance(stages).save_weight(tmp_path / "w.safetensors", model="a")
+    content = bytearray((tmp_path / "w.safetensors").read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged: its weights are not those"):
+        GapDistance(stages).load_weight(tmp_path / "w.safetensors")
