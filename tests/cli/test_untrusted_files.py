@@ -63,8 +63,22 @@ CASES = [pytest.param(f, c, id=f"{' '.join(c[:1])}-{n}") for f, cs in COMMANDS.i
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Where generated data are kept: made once."""
-    return tmp_path_factory.mktemp("home")
+    """Small data, made once: an ImageNet tree whose images are a COCO set too."""
+    home, draw = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
+    for part in ("train/a", "train/b", "val/a", "val/b"):
+        folder = home / "data" / part
+        folder.mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(draw.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(folder / f"{number}.png")
+    square = {"category_id": 1, "iscrowd": 0, "area": 100, "bbox": [2, 2, 10, 10]}
+    square["segmentation"] = [[2, 2, 12, 2, 12, 12, 2, 12]]
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": SIDE, "height": SIDE} for n in range(2)],
+        "annotations": [{"id": n + 1, "image_id": n, **square} for n in range(2)],
+        "categories": [{"id": 1, "name": "square"}],
+    }
+    (home / "data" / "toys.json").write_text(json.dumps(content))
+    return home
 
 
 @pytest.fixture
@@ -73,16 +87,9 @@ def run(home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NDPP_HOME", str(home))
     monkeypatch.delenv("NDPP_DEBUG", raising=False)
-    for part in ("train/a", "train/b", "val/a", "val/b"):
-        folder = tmp_path / "data" / part
-        folder.mkdir(parents=True)
-        for number in range(2):
-            Image.fromarray(np.full((SIDE, SIDE, 3), 50 * number, np.uint8)).save(folder / f"{number}.png")
-
-    (tmp_path / "data" / "toys.json").write_text(toys(tmp_path / "data" / "val" / "a"))
 
     def command(words, file):
-        places = {"file": file, "out": tmp_path / "out", "data": tmp_path / "data"}
+        places = {"file": file, "out": tmp_path / "out", "data": home / "data"}
         if "{streets}" in words:
             places["streets"] = ensure_streets(home / "small", num_train=2, num_val=1, height=48)
         code = main([word.format(**places) for word in words])
@@ -94,21 +101,6 @@ def run(home, tmp_path, monkeypatch, capsys):
         return line
 
     return command
-
-
-def toys(folder):
-    """Annotations of the images in a folder, in COCO's format: a square on each."""
-    square = {
-        "category_id": 1,
-        "iscrowd": 0,
-        "area": 100,
-        "bbox": [2, 2, 10, 10],
-        "segmentation": [[2, 2, 12, 2, 12, 12]],
-    }
-    names = sorted(path.name for path in folder.iterdir())
-    images = [{"id": n, "file_name": name, "width": SIDE, "height": SIDE} for n, name in enumerate(names)]
-    annotations = [{"id": n + 1, "image_id": n, **square} for n in range(len(names))]
-    return json.dumps({"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "square"}]})
 
 
 def needs(framework):
