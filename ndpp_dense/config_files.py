@@ -2,6 +2,9 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
+
+__all__ = ["config_folders", "find_config", "packaged_config", "yaml_fault"]
 
 _SUFFIXES = (".yaml", ".yml", ".py")
 
@@ -21,9 +24,20 @@ def find_config(name_or_path: str | Path) -> Path:
         ValueError: if a bare name stands for more than one config.
     """
     path = Path(name_or_path)
-    if path.is_file():
-        return path
-    wanted = path.as_posix()
+    return path if path.is_file() else packaged_config(path)
+
+
+def packaged_config(name: str | Path) -> Path:
+    """Return the config of this package with a name, whatever files lie in the current folder.
+
+    Args:
+        name: as for :func:`find_config`. It may come from data: no other file than the package's can be reached.
+
+    Raises:
+        FileNotFoundError: if there is no such config; names the nearest ones and the folders that were searched.
+        ValueError: if a bare name stands for more than one config.
+    """
+    wanted = Path(name).as_posix()
     # A nearer match wins: the whole relative path, then that without suffix, then the file name, then its stem.
     for key in (Path.as_posix, _without_suffix, _file_name, _stem):
         found = [file for root in config_folders() for file in _configs(root) if key(file.relative_to(root)) == wanted]
@@ -33,6 +47,26 @@ def find_config(name_or_path: str | Path) -> Path:
         if found:
             return found[0]
     raise FileNotFoundError(_not_found(wanted))
+
+
+def yaml_fault(error: Any, path: str | Path | None = None) -> str:
+    """Return what is wrong in a YAML file, with its name and the line.
+
+    Args:
+        error: a ``yaml.YAMLError``.
+        path: the file; None where the error itself names it.
+    """
+    mark = getattr(error, "problem_mark", None)
+    name = path or getattr(mark, "name", "YAML")
+    where = f"{name}, line {mark.line + 1}" if mark is not None else str(name)
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    if "could not determine a constructor" not in problem:
+        return f"{where}: it is not YAML: {problem}."
+    tag = problem.rsplit("'", 2)[-2].replace("tag:yaml.org,2002:", "!!")
+    return (
+        f"{where}: the tag {tag} is refused: a config is data, and such a tag makes Python objects or runs code. Write "
+        "the values themselves."
+    )
 
 
 def config_folders() -> list[Path]:
@@ -66,6 +100,8 @@ def _not_found(wanted: str) -> str:
     near = difflib.get_close_matches(Path(wanted).name, sorted(names), n=3, cutoff=0.5)
     folders = ", ".join(str(folder) for root in config_folders() for folder in (root, *_subfolders(root)))
     hint = f"nearest names: {', '.join(near)}" if near else "no name is near it"
+    if Path(wanted).exists() and not Path(wanted).is_dir():
+        hint = "there is one, but it is a pipe or a device, not a file"
     return (
         f"no config {wanted!r}; {hint}. Searched {folders or 'nothing: the package has no configs'}; a path works too."
     )

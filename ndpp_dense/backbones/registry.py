@@ -14,6 +14,8 @@ from ndpp_dense.conversion.options import NDPPOptions
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.training.prepare import prepare
 
+__all__ = ["backbone_card", "create_backbone", "list_backbones"]
+
 
 def create_backbone(
     name: str, num_classes: int = 1000, ndpp: WhiteningConfig | None = None, *, output_stride: int = 32

@@ -11,6 +11,8 @@ from torch import nn
 from ndpp_dense.layers.pooling import POOLS, DeformablePool3x3, spatial_operation
 from ndpp_dense.layers.stage_pattern import BlockSequence, stage_pattern
 
+__all__ = ["PoolingBottleneck", "build"]
+
 
 class PoolingBottleneck(Bottleneck):
     """timm's bottleneck with another spatial operation.

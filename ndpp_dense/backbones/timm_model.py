@@ -5,6 +5,8 @@ from __future__ import annotations
 import timm
 from torch import nn
 
+__all__ = ["build"]
+
 
 def build(num_classes: int, name: str) -> nn.Module:
     """Builds a timm model with random weights."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ndpp_dense.layers.pooling import MaxPool3x3
 
+__all__ = ["PoolingPiT", "PoolingViT", "TokenMaxPool", "build", "pool_in_odd_blocks"]
+
 RATIO = 3  # as wide as query, key and value together, which the pooled features stand in for
 
 

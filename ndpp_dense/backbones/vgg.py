@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+__all__ = ["PooledVGG16", "build"]
+
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions before each pool
 CLASSIFIERS = ("classifier.", "pre_logits.", "head.fc.")  # of torchvision's and timm's VGG-16
 READOUTS = ("flatten", "gap", "multi_gap", "multi_gap_flatten")

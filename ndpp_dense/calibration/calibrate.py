@@ -20,6 +20,8 @@ from ndpp_dense.layers import NDLayer, WhiteningConfig, nd_layers
 from ndpp_dense.layers.model_statistics import update_stats
 from ndpp_dense.ops.collectives import sum_over_ranks
 
+__all__ = ["calibrate_ndpp"]
+
 LARGEST_ERROR = 1e-3  # of a folded weight; beyond it the layer's data type cannot hold both W and D
 
 Run = Callable[[nn.Module, Any], Any]

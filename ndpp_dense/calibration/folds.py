@@ -16,6 +16,8 @@ from ndpp_dense.conversion.convert import ConversionReport, convert_to_ndpp
 from ndpp_dense.conversion.rules import Rule, RuleBook
 from ndpp_dense.layers import WhiteningConfig
 
+__all__ = ["Folds", "OriginalLayer", "plan_folds"]
+
 
 @dataclass(frozen=True)
 class Folds:

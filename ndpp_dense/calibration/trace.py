@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+__all__ = ["TOLERANCE", "Arrival", "Trace", "refuse_bad_numbers", "refuse_difference", "replaced_outputs", "trace"]
+
 TOLERANCE = 1e-5  # relative to the root mean square
 OUTPUT = "the model's output"
 _MARK = "_ndpp_source"  # attribute of an output tensor: the layer that made it, and its version then

@@ -16,6 +16,17 @@ from ndpp_dense.layers.functional import FEATURE_DIMS, SAMPLE_DIMS
 from ndpp_dense.layers.linear import NDLinear
 from ndpp_dense.layers.local_scale import local_scale
 
+__all__ = [
+    "SampleScale",
+    "average_scale",
+    "fit",
+    "fold_norm",
+    "folding_error",
+    "is_foldable",
+    "normalize",
+    "scale_sums",
+]
+
 CHECKED_SAMPLES = 2  # of a batch, in float64
 
 

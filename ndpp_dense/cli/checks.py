@@ -14,11 +14,10 @@ from dataclasses import astuple, dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from ndpp_dense.cli.probes import in_a_process
+from ndpp_dense.integrations.registry import FRAMEWORKS, Framework
 from ndpp_dense.zoo import Cache, load_index, locate
 
 __all__ = ["Finding", "all_findings", "torch_findings"]
-
-_INSTALLER = "ndpp install-detectron2"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Finding:
 def all_findings() -> list[Finding]:
     """Runs all checks; one that fails in an unforeseen way is a finding too."""
     checks: list[Callable[[], Finding | list[Finding]]] = [
-        _python, _torch, _base, _detectron2, _mmseg, _timm, _video, _zoo, _network,
+        _python, _torch, _base, _frameworks, _video, _zoo, _network,
     ]  # fmt: skip
     findings: list[Finding] = []
     for check in checks:
@@ -134,44 +133,22 @@ def _base() -> list[Finding]:
     ]
 
 
-def _detectron2() -> Finding:
-    if not importlib.util.find_spec("detectron2"):
-        return Finding("Detectron2", None, "not installed", f"pip install -e '.[detectron2]' && {_INSTALLER}")
-    done = in_a_process(
-        "import detectron2, ndpp_dense.integrations.detectron2.prediction; from detectron2 import _C; "
-        "print(detectron2.__version__, 'placeholder' if (_C.__file__ or '').endswith('.py') else 'compiled')"
-    )
-    if done.returncode:
-        return Finding("Detectron2", False, _last_line(done.stderr), f"pip uninstall -y detectron2 && {_INSTALLER}")
-    number, kind = done.stdout.split()[-2:]
-    ops = "compiled ops" if kind == "compiled" else "no compiled ops (no rotated boxes, DCN, use_fast_impl)"
-    return Finding("Detectron2", True, f"{number}, {ops}")
+def _frameworks() -> list[Finding]:
+    return [_framework(record) for record in FRAMEWORKS.values()]
 
 
-def _mmseg() -> Finding:
-    if not importlib.util.find_spec("mmseg"):
-        return Finding("MMSegmentation", None, "not installed", "pip install -e '.[mmseg]' -c constraints.txt")
-    done = in_a_process(
-        "import ndpp_dense.integrations.mmseg.prediction, mmengine, mmcv, mmseg; from importlib.util import find_spec; "
-        "print(mmseg.__version__, mmengine.__version__, mmcv.__version__, find_spec('mmcv._ext') is None)"
-    )
+def _framework(record: Framework) -> Finding:
+    if not importlib.util.find_spec(record.packages[0]):
+        lacking = f": {record.without}" if record.without else ""
+        return Finding(record.title, None, f"not installed{lacking}", record.install)
+    module, _, function = record.check.partition(":")
+    done = in_a_process(f"from {module} import {function}; print({function}())")
     if done.returncode:
         fault = _last_line(done.stderr)
         # The message of a conflict names the command that ends it.
-        remedy = fault[fault.find("pip uninstall") :] if "pip uninstall" in fault else "pip install -e '.[mmseg]'"
-        return Finding("MMSegmentation", False, fault, remedy)
-    mmseg, engine, cv, plain = done.stdout.split()[-4:]
-    ops = "no compiled ops (not needed by these models)" if plain == "True" else "compiled ops"
-    return Finding("MMSegmentation", True, f"{mmseg}, mmengine {engine}, mmcv {cv}, {ops}")
-
-
-def _timm() -> Finding:
-    if not importlib.util.find_spec("timm"):
-        return Finding("timm", None, "not installed: no backbones, no pretraining", "pip install -e '.[pretrain]'")
-    done = in_a_process("import timm, ndpp_dense.pretrain.network; print(timm.__version__)")
-    if done.returncode:
-        return Finding("timm", False, _last_line(done.stderr), "pip install -U timm")
-    return Finding("timm", True, done.stdout.strip())
+        remedy = fault[fault.find("pip uninstall") :] if "pip uninstall" in fault else record.repair
+        return Finding(record.title, False, fault, remedy)
+    return Finding(record.title, True, _last_line(done.stdout))
 
 
 def _video() -> Finding:

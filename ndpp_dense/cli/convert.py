@@ -18,13 +18,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ndpp_dense.cli.output import say
+from ndpp_dense.integrations.registry import format_names, weight_formats
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what it takes."""
-    formats = ("timm", "torchvision", "detectron2", "mmseg")
+    formats = format_names()
     add = parser.add_argument
     add("input", metavar="FILE", help=".pth, .safetensors, .pkl of Detectron2's model zoo, or ndpp://NAME")
     add("output", metavar="OUTPUT", help=".pth; for timm and torchvision .safetensors too")
@@ -49,25 +50,27 @@ def run(args: argparse.Namespace) -> int:
     """Reads, matches, calibrates if asked, and writes."""
     from ndpp_dense.weights.conversion import read_backbone, write_backbone
     from ndpp_dense.weights.files import read_weights
-    from ndpp_dense.weights.formats import cautions, check_output, detect_format, usage
+    from ndpp_dense.weights.formats import cautions, check_output, detect_format
     from ndpp_dense.weights.match import whitened_layers
 
-    check_output(args.output, args.target, args.input)
+    formats = weight_formats()
+    target = formats[args.target]
+    check_output(args.output, target, args.input)
     from ndpp_dense.zoo import SCHEME
     from ndpp_dense.zoo.views import torch_view
 
     file = read_weights(torch_view(args.input) if args.input.startswith(SCHEME) else args.input)
-    source, reason = (args.source, "--from") if args.source else detect_format(file)
-    say(f"from {source}: {reason}")
+    source, reason = (formats[args.source], "--from") if args.source else detect_format(file, [*formats.values()])
+    say(f"from {source.name}: {reason}")
     backbone = read_backbone(file, source, args.model, args.allow)
     say(f"model {backbone.model}: {'--model' if args.model else 'recognised'}")
     if args.calibrate and not backbone.differences:
         backbone = _calibrated(args, backbone)
-    write_backbone(backbone, args.target, args.output, say)
+    write_backbone(backbone, target, args.output, say)
     say(f"wrote {args.output} ({Path(args.output).stat().st_size / 1e6:.1f} MB)")
     whitened = bool(whitened_layers(backbone.entries))
-    say(*usage(backbone.model, source, args.target, args.output, whitened))
-    say(*cautions(file, source, args.target, whitened, backbone.facts["ndpp"]))
+    say(*target.usage_of(backbone.model, args.output, source, whitened))
+    say(*cautions(file, source, target, whitened, backbone.facts["ndpp"]))
     return 0
 
 

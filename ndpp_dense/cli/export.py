@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 
 __all__ = ["add_arguments", "run"]
 
@@ -34,6 +34,9 @@ def run(args: argparse.Namespace) -> int:
 
     from ndpp_dense.integrations.mmseg.export import export_onnx, onnx_difference, trained_segmentor
 
+    if min(args.size) < 1:
+        raise ValueError(f"--size {args.size[0]} {args.size[1]}: height and width are pixels, at least 1.")
+    check_folder("--output", Path(args.output).parent)
     model = trained_segmentor(args.config, args.checkpoint)
     file, size = Path(args.output), (args.size[0], args.size[1])
     file.parent.mkdir(parents=True, exist_ok=True)

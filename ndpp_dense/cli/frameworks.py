@@ -3,50 +3,46 @@
 from __future__ import annotations
 
 import logging
-from importlib import import_module
 from typing import Any
 
+from ndpp_dense.integrations.registry import framework
 from ndpp_dense.zoo import ZooError, ZooModel
 
 __all__ = ["framework_of", "predictor_of"]
 
-# The module that builds and evaluates, and what to install for it.
-_MODULES = {
-    "detectron2": ("ndpp_dense.integrations.detectron2", "Detectron2 (ndpp install-detectron2)"),
-    "mmseg": ("ndpp_dense.integrations.mmseg", "MMSegmentation (pip install 'ndpp-dense[mmseg]')"),
-    "timm": ("ndpp_dense.pretrain", "timm (pip install 'ndpp-dense[pretrain]')"),
-}
-
 
 def framework_of(model: ZooModel) -> Any:
-    """The module with ``build_zoo_model`` and ``evaluate_zoo_model`` for a row.
+    """The module with ``build_zoo_model``, ``evaluate_zoo_model`` and ``run_blank`` for a row.
 
     Raises:
-        ZooError: The framework is not installed.
+        ZooError: The framework is not installed, or unknown to this release.
     """
-    return _imported(model, "zoo")
+    return _loaded(model, "zoo")
 
 
 def predictor_of(model: ZooModel) -> Any:
     """The class that predicts with the model of a row and draws what it predicts.
 
     Raises:
-        ZooError: The framework is not installed, or the model makes no pictures.
+        ZooError: The framework is not installed, or unknown to this release, or the model makes no pictures.
     """
-    if model.framework == "timm":
-        raise ZooError(
-            f"{model.name} is a backbone for {model.task}: it makes no pictures. `ndpp zoo list` names others."
-        )
-    return _imported(model, "prediction").Predictor
+    return _loaded(model, "predictor")
 
 
-def _imported(model: ZooModel, module: str) -> Any:
-    package, needed = _MODULES[model.framework]
+def _loaded(model: ZooModel, part: str) -> Any:
     try:
-        found = import_module(package)
+        record = framework(model.framework)
+        if not getattr(record, part):
+            raise ZooError(
+                f"{model.name} is a backbone for {model.task}: it makes no pictures. `ndpp zoo list` names others."
+            )
         logging.getLogger("ndpp_dense").setLevel(logging.WARNING)
-        return import_module(f"{found.__name__}.{module}")
+        return record.load(getattr(record, part))
+    except ValueError as error:
+        if isinstance(error, ZooError):
+            raise
+        raise ZooError(f"{model.name}: {error} A newer ndpp-dense may know it.") from error
     except ModuleNotFoundError as error:
         if error.name and error.name.startswith("ndpp_dense"):
             raise
-        raise ZooError(f"{model.name} needs {needed}: {error}. `ndpp doctor` says what is missing.") from error
+        raise ZooError(f"{model.name}: {error}") from error

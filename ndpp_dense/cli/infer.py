@@ -14,7 +14,7 @@ from ndpp_dense.atomic_file import replacing
 from ndpp_dense.cli.frameworks import predictor_of
 from ndpp_dense.cli.images import VIDEOS, Video, images_in, save_image, write_video
 from ndpp_dense.cli.launching import chosen_device
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 from ndpp_dense.zoo import load_index
 
 __all__ = ["add_arguments", "run"]
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     """Predicts and draws."""
     from ndpp_dense.zoo import load_checkpoint
 
+    check_folder("--output", args.output)
     if not 0 <= args.score <= 1:
         raise ValueError(f"--score {args.score} must be between 0 and 1.")
     is_video = args.input.is_file() and args.input.suffix.lower() in VIDEOS

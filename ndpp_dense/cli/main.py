@@ -10,6 +10,7 @@ from importlib import import_module
 from ndpp_dense.cli.errors import readable_errors
 from ndpp_dense.cli.parsing import Parser
 from ndpp_dense.cli.warning_filters import quiet_frameworks
+from ndpp_dense.redaction import hide_secrets
 
 __all__ = ["main"]
 
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse(chosen.words)
     args.traceback = "traceback" in vars(chosen) or "traceback" in vars(args)
     quiet_frameworks()
+    hide_secrets()
     try:
         with readable_errors(args.traceback):
             return module.run(args)

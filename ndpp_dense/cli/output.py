@@ -1,17 +1,21 @@
-"""What the command says: lines and tables on standard output."""
+"""What the command writes: lines and tables on standard output, and where its files go."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["say", "table"]
+from ndpp_dense.redaction import redacted
+
+__all__ = ["check_folder", "say", "table"]
 
 
 def say(*lines: str) -> None:
-    """Writes lines."""
+    """Writes lines; secrets in addresses are left out."""
     for line in lines:
-        sys.stdout.write(f"{line}\n")
+        sys.stdout.write(f"{redacted(line)}\n")
     sys.stdout.flush()
 
 
@@ -21,3 +25,22 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def check_folder(flag: str, folder: str | Path | None) -> None:
+    """Looks, before hours of work, whether files can be written to a folder that is there or will be made.
+
+    Args:
+        flag: Of the command line, for the message.
+        folder: None, where it was not given, is right.
+
+    Raises:
+        ValueError: It is a file or below one, or cannot be written to.
+    """
+    if folder is None:
+        return
+    there = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"{flag} {folder}: {there} is a file. Name a folder, there or not yet.")
+    if not os.access(there, os.W_OK | os.X_OK) or there.is_relative_to("/proc"):
+        raise ValueError(f"{flag} {folder}: nothing can be written to {there}. Name a folder that is yours.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
-from typing import Any
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 __all__ = ["Parser"]
 
@@ -33,6 +35,16 @@ class Parser(argparse.ArgumentParser):
         """Reads options and other words in any order."""
         joined = self._joined(words)
         return self.parse_args(joined) if self._nested else self.parse_intermixed_args(joined)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends with the nearest of the options that there are, and where all are shown; without the usage itself."""
+        unknown = message.removeprefix("unrecognized arguments: ").split() if "unrecognized" in message else []
+        near = [get_close_matches(word.partition("=")[0], self._option_string_actions, n=1) for word in unknown]
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if choice:
+            near.append(get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1))
+        hints = [f"Did you mean {found[0]}? " for found in near if found]
+        self.exit(2, f"error: {message}. {''.join(hints)}`{self.prog} --help` shows all options.\n")
 
     def _joined(self, words: Sequence[str]) -> list[str]:
         joined: list[str] = []

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ndpp_dense.cli.launching import chosen_device
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 
 __all__ = ["add_arguments", "run"]
 
@@ -67,13 +67,12 @@ def _split_of(args: argparse.Namespace, opinions: Any) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Measures, trains, tests and writes."""
-    import torch
-
     from ndpp_dense.reports.drawing import drawing
     from ndpp_dense.robustness import perceptual
     from ndpp_dense.robustness.perceptual import PEERS, report
     from ndpp_dense.robustness.perceptual.training import check_loss
 
+    check_folder("--output", args.output)
     check_loss(args.loss)
     opinions = _open_set(args)
     peers, missing = perceptual.open_peers(PEERS if args.peers is None else args.peers)
@@ -91,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
     folder = Path(args.output)
     ratios = {}
     for name, distance in own.items():
-        with torch.no_grad():
-            distance.weight.copy_(weights[name])
+        distance.weight.data.copy_(weights[name])
         distance.save_weight(folder / f"{name}.safetensors", model=args.model, opinions=opinions.name, loss=args.loss)
     if args.opinions == "generated":
         others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction

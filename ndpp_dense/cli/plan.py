@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 
 __all__ = ["add_arguments", "run"]
 
@@ -43,15 +44,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predicts, or checks the prediction."""
+    check_folder("--output", args.output)
+    if not 0 < args.seconds < math.inf or args.gpus_per_node < 1 or (args.nodes is not None and args.nodes < 1):
+        raise ValueError(
+            f"--seconds {args.seconds:g} must be above 0, --gpus-per-node {args.gpus_per_node} and "
+            f"--nodes {args.nodes} at least 1."
+        )
     if args.record:
         from ndpp_dense.cli.plan_check import table
 
-        say(*table(json.loads(args.record.read_text(encoding="utf-8"))))
+        say(*table(_record(args.record)))
     elif args.check:
         _check(args)
     else:
         say(*_predicted(args))
     return 0
+
+
+def _record(path: Path) -> Any:
+    if path.exists() and not path.is_file():
+        raise ValueError(f"--record {path}: it is no file. Name a plan.json that --check --output has written.")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--record {path} is no JSON: {error}. Name a plan.json of --check --output.") from error
+    if not isinstance(record, dict) or not {"machine", "cores", "load", "steps", "runs"} <= record.keys():
+        raise ValueError(f"--record {path} is no record of --check. Name a plan.json of --check --output.")
+    return record
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -17,7 +17,7 @@ import argparse
 from pathlib import Path
 
 from ndpp_dense.cli.launching import add_launch_options, chosen_device, launched
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 
 __all__ = ["add_arguments", "run"]
 
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Launches the processes of the run."""
+    check_folder("--output", args.output)
     from ndpp_dense.distributed import launch
 
     args.device = chosen_device(args.device)

@@ -18,17 +18,24 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ndpp_dense.cli.launching import chosen_device
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 from ndpp_dense.cli.parsing import Parser
+from ndpp_dense.integrations.registry import (
+    FRAMEWORKS,
+    Framework,
+    framework,
+    framework_of_config,
+    framework_of_task,
+)
 
 __all__ = ["add_arguments", "run"]
 
 BORDERS, ALONG = ("mirror", "zero", "reflect", "circular"), ("cross", "grid", "x", "y", "diagonal")
-TASKS = {"timm": "classification", "detectron2": "detection", "mmseg": "segmentation"}
 
 
 def add_arguments(parser: Parser) -> None:
@@ -44,7 +51,8 @@ def add_arguments(parser: Parser) -> None:
         help="folder or .tar file with train/CLASS and val/CLASS; folder of a segmentation set",
     )
     add("--dataset", action="append", default=[], metavar="NAME=JSON:IMAGES", help="COCO-format set for a detector")
-    add("--task", choices=sorted(TASKS.values()), help="default: what the config is for")
+    tasks = sorted(record.shift_task for record in FRAMEWORKS.values())
+    add("--task", choices=tasks, help="default: what the config is for")
     add("--shifts", default="-50..50", metavar="A..B|N,N,...", help="pixels to shift by (default: -50..50)")
     add("--step", type=int, default=1, help="take every so manieth of a range")
     add("--along", choices=ALONG, default="cross", help="axes, each by itself (cross) or all pairs (grid, for a map)")
@@ -58,7 +66,7 @@ def add_arguments(parser: Parser) -> None:
     add("overrides", nargs="*", metavar="KEY=VALUE|KEY VALUE", help="settings in place of the config's")
 
 
-def framework_of(args: argparse.Namespace) -> str:
+def framework_asked_for(args: argparse.Namespace) -> Framework:
     """Return the framework that a command line asks for.
 
     Raises:
@@ -69,57 +77,37 @@ def framework_of(args: argparse.Namespace) -> str:
     from ndpp_dense.zoo.index import SCHEME
 
     if args.model:
-        return "timm"
+        return next(record for record in FRAMEWORKS.values() if record.named_models)
     if args.task:
-        return next(name for name, task in TASKS.items() if task == args.task)
+        return framework_of_task(args.task)
     if args.weights.startswith(SCHEME):
-        return load_index().find(args.weights).framework
+        return framework(load_index().find(args.weights).framework)
     if not args.config:
         raise ValueError("name a model: --config with --weights, --model of timm, or --weights ndpp://NAME.")
-    path = find_config(args.config)
-    if path.suffix == ".py":
-        return "mmseg"
-    text = path.read_text(encoding="utf-8")
-    return (
-        "detectron2"
-        if any(line.startswith(("MODEL:", "_BASE_:", "DATASETS:")) for line in text.split("\n"))
-        else "timm"
-    )
+    return framework_of_config(find_config(args.config))
 
 
 def _subject_of(args: argparse.Namespace) -> Any:
     """Return the model with its images."""
-    framework = framework_of(args)
-    weights, device = args.weights, args.device
-    if framework == "detectron2":
-        from ndpp_dense.integrations.detectron2.shift import open_detector
+    from ndpp_dense.robustness.shift.task import SubjectRequest
 
-        given = {"config": args.config, "datasets": args.dataset, "overrides": args.overrides, "score": args.score}
-        return open_detector(weights, device=device, limit=args.limit, **given)
-    if framework == "mmseg":
-        import ndpp_dense.integrations.mmseg  # noqa: F401  (before MMSegmentation: it makes that importable)
-        from ndpp_dense.integrations.mmseg.shift import open_segmentor
-
-        given = {"config": args.config, "data": args.data, "overrides": args.overrides}
-        return open_segmentor(weights, device=device, limit=args.limit, **given)
-    from ndpp_dense.robustness.shift import open_classifier
-
-    if not args.data:
-        raise ValueError("a classifier needs --data: a folder or .tar file with train/CLASS and val/CLASS.")
-    config, overrides = args.config, args.overrides
-    if weights.startswith("ndpp://") and not config and not args.model:
-        from ndpp_dense.zoo import load_index
-
-        row = load_index().find(weights)
-        config, overrides = row.config, [*row.overrides, *overrides]
-    given = {"config": config, "model": args.model, "weights": weights, "overrides": overrides}
-    return open_classifier(args.data, device=device, limit=args.limit, **given)
+    record = framework_asked_for(args)
+    request = SubjectRequest(
+        weights=args.weights,
+        config=args.config,
+        model=args.model,
+        data=args.data,
+        datasets=args.dataset,
+        overrides=args.overrides,
+        device=args.device,
+        limit=args.limit,
+        score=args.score,
+    )
+    return record.load(record.shift_subject)(request)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures and writes."""
-    from dataclasses import replace
-
     from ndpp_dense.reports.drawing import drawing
     from ndpp_dense.robustness.shift import (  # fmt: skip
         draw_shift,
@@ -133,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
     from ndpp_dense.robustness.shift.report import shift_table
     from ndpp_dense.zoo import as_address
 
+    check_folder("--output", args.output)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     args.weights = as_address(args.weights) if args.weights else ""
     args.device = chosen_device(args.device)

@@ -15,7 +15,7 @@ import argparse
 import os
 
 from ndpp_dense.cli.launching import add_launch_options, chosen_device, launched
-from ndpp_dense.cli.output import say
+from ndpp_dense.cli.output import check_folder, say
 
 __all__ = ["add_arguments", "run"]
 
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Launches the processes of the run."""
+    check_folder("--work-dir", args.work_dir)
     from ndpp_dense.distributed import launch
 
     os.environ.setdefault("LOCAL_RANK", str(args.local_rank))

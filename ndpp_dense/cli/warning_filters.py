@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import warnings
 
+from ndpp_dense.integrations.registry import FRAMEWORKS
+
 __all__ = ["quiet_frameworks"]
 
-_PACKAGES = ("detectron2", "fvcore", "iopath", "mmengine", "mmcv", "mmseg", "timm")
 _MESSAGES = (
     "`torch.jit.script` is deprecated",
     "torch.meshgrid",
@@ -17,7 +18,7 @@ _MESSAGES = (
 
 def quiet_frameworks() -> None:
     """Filters them in this process, from now on."""
-    for package in _PACKAGES:
+    for package in (package for record in FRAMEWORKS.values() for package in record.packages):
         warnings.filterwarnings("ignore", module=f"{package}.*")
     for message in _MESSAGES:
         warnings.filterwarnings("ignore", message=message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from fnmatch import fnmatchcase
 from typing import Any
@@ -124,6 +125,8 @@ def _path(args: argparse.Namespace) -> int:
 
 
 def _prune(args: argparse.Namespace) -> int:
+    if not 0 <= args.days < math.inf:
+        raise ZooError(f"--days {args.days:g} must be 0 or more.")
     index, cache = load_index(), Cache()
     keep = set() if args.all else {file.sha256 for model in index.models.values() for file in model.files}
     removed = cache.prune(keep, args.days * _DAY)

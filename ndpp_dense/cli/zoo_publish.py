@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ndpp_dense.cli.frameworks import framework_of
 from ndpp_dense.cli.output import say
 from ndpp_dense.config_files import find_config
+from ndpp_dense.integrations.registry import FRAMEWORKS, framework_of_config
 from ndpp_dense.zoo import Metric, ZooError, ZooIndex, ZooModel, load_index
 from ndpp_dense.zoo.index import checkpoints_folder, index_path, read_content, write_index
+from ndpp_dense.zoo.overrides import check_overrides
 from ndpp_dense.zoo.pages import write_pages
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def add_parser(parts: Any) -> None:
     add("checkpoint", nargs="?", type=Path, help="of a run; averaged weights are taken where it has them")
     add("--config", help="bare name of the config that it was trained with")
     add("--name", help="of the row; default: the config's")
-    add("--framework", choices=("detectron2", "mmseg", "timm"), help="default: by the config's folder")
+    add("--framework", choices=FRAMEWORKS, help="default: what the config is for")
     add("--override", nargs="*", default=[], metavar="WORD", help="further words for the config")
     add("--metrics", nargs="*", default=[], metavar="NAME=VALUE|FILE", help="what the run reported; results.json")
     add("--keep", nargs="*", default=[], metavar="NAME", help="of the metrics in FILE, those that the card shows")
@@ -82,10 +84,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(args: argparse.Namespace, index: ZooIndex) -> ZooModel:
     config = find_config(args.config)
-    framework = args.framework or {"detectron2": "detectron2", "mmseg": "mmseg", "imagenet": "timm"}[config.parent.name]
+    framework = args.framework or framework_of_config(config).name
     name = args.name or config.stem
     before = index.models.get(name)
     texts: dict[str, Any] = {key: getattr(args, key) or (getattr(before, key) if before else "") for key in _TEXTS}
+    check_overrides(args.override, "--override")
     lacking = [f"--{key}" for key in ("task", "data", "budget", "licence", "command") if not texts[key]]
     if lacking:
         raise ZooError(f"a card needs {', '.join(lacking)}.")
@@ -187,8 +190,5 @@ def _gflops(network: nn.Module, row: ZooModel) -> float | None:
     if any(nd_layers(network)):
         network = fold_ndpp(network)  # as it is used: else the product of weights and D counts too
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        if row.framework == "detectron2":
-            network([{"image": image, "height": height, "width": width}])
-        else:
-            network(image[None])
+        framework_of(row).run_blank(network, image)
     return round(counter.get_total_flops() / 2e9, 4)

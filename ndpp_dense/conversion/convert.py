@@ -60,7 +60,7 @@ def convert_to_ndpp(
         raise ValueError("Nothing was converted:\n" + str(ConversionReport(list(records.values()))))
     report = ConversionReport([records[module] for module in model.modules() if module in records])
     replace_modules(model, replacements)
-    if any(layer.whitening.schedule.stale for _, layer in nd_layers(model)):
+    if any(not layer.whitening.schedule.fresh for _, layer in nd_layers(model)):
         watch_steps(model)
     return report
 

@@ -12,6 +12,8 @@ from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.folded import fold_layer
 from ndpp_dense.layers.statistics.steps import unwatch_steps
 
+__all__ = ["fold_ndpp"]
+
 Model = TypeVar("Model", bound=nn.Module)
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+__all__ = ["replace_modules"]
+
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     """Replaces submodules by identity, in place.

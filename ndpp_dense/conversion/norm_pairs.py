@@ -6,6 +6,8 @@ from torch import nn
 
 from ndpp_dense.conversion.rules import LINEAR_TYPES
 
+__all__ = ["find_partner", "linear_kind"]
+
 
 def linear_kind(module: nn.Module) -> str | None:
     """``"Conv2d"``, ``"ConvTranspose2d"`` or ``"Linear"`` for these and their subclasses."""

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 
 from ndpp_dense.layers.config import WhiteningConfig, preset
 
-__all__ = ["FIELDS", "NDPPOptions", "read_options", "whitening_config"]
+__all__ = ["FIELDS", "OPTIONS", "NDPPOptions", "read_options", "whitening_config"]
 
 FIELDS = tuple(entry.name for entry in fields(WhiteningConfig))
-_KEYS = ("preset", "task", "rules", "verify", *FIELDS)
+OPTIONS = ("preset", "task", "rules", "verify", *FIELDS)
 Options = TypeVar("Options", bound="NDPPOptions")
 
 
@@ -56,7 +56,7 @@ def read_options(values: Mapping[str, Any] | None, task: str, also: Sequence[str
         ValueError: An unknown key (the nearest is named) or an invalid value.
     """
     values = dict(values or {})
-    known = (*also, *_KEYS)
+    known = (*also, *OPTIONS)
     unknown = [str(name) for name in values if name not in known]
     if unknown:
         near = get_close_matches(unknown[0], known, n=1)

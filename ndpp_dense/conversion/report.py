@@ -10,6 +10,8 @@ from torch import nn
 
 from ndpp_dense.layers.base import nd_layers
 
+__all__ = ["ConversionReport", "LayerRecord"]
+
 
 @dataclass(frozen=True)
 class LayerRecord:

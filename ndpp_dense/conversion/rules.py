@@ -11,6 +11,8 @@ from torch import nn
 
 from ndpp_dense.layers.config import WhiteningConfig
 
+__all__ = ["LEFT_BY_DEFAULT", "LINEAR_TYPES", "Rule", "RuleBook"]
+
 Rule = WhiteningConfig | Mapping[str, Any] | bool
 LINEAR_TYPES: dict[str, type[nn.Module]] = {
     "Conv2d": nn.Conv2d,

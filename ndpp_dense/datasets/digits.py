@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from ndpp_dense.datasets.digits_scene import Glyph, Scene
 
+__all__ = ["DEFAULT_CATEGORIES", "DigitsPaths", "ensure_digits", "locate_digits"]
+
 _LOG = logging.getLogger(__name__)
 _VERSION = 3  # raise with every change that alters a pixel or an annotation
 _MIN_SIZE = 64  # below it the smallest digits are under 13 pixels

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+__all__ = ["MAX_INSTANCES", "Glyph", "Scene", "draw_scene", "load_glyphs"]
+
 MAX_INSTANCES = 6
 _MIN_HEIGHT, _MAX_HEIGHT = 0.2, 0.5  # of the image size: 32 to 80 pixels at 160
 _MAX_ANGLE, _MAX_SHEAR = 0.26, 0.2  # radians (15 degrees), horizontal shift per unit of height

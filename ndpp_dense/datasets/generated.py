@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+__all__ = ["default_root", "folder_name", "generate_once"]
+
 
 def default_root() -> Path:
     """Returns the folder that generated sets are kept under: `$NDPP_HOME/datasets`, else one in `~/.cache`."""

@@ -10,6 +10,8 @@ from typing import Any
 
 from ndpp_dense.datasets.generated import default_root, folder_name, generate_once
 
+__all__ = ["ensure_streets"]
+
 _LOG = logging.getLogger(__name__)
 _VERSION = 1  # raise with every change that alters a pixel
 _MIN_HEIGHT = 32

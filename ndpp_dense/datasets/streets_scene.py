@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw
 if TYPE_CHECKING:
     from numpy.random import Generator
 
+__all__ = ["IGNORE", "TRAIN_IDS", "Street", "draw_street"]
+
 # Cityscapes' training ids, so that its readers, palettes and class names fit.
 TRAIN_IDS = {
     "road": 0,

@@ -24,6 +24,7 @@ from ndpp_dense.distributed.stopping import SIGNALS, StoppedEarly, watching_for_
 
 __all__ = ["LaunchOptions", "launch"]
 
+_LONGEST = 525600.0  # minutes; a longer wait is a slip, and torch cannot count it
 GRACE = 20.0  # seconds that spawned processes have to end by themselves once one has failed
 
 
@@ -62,8 +63,8 @@ class LaunchOptions:
             faults.append("several machines need --dist-url tcp://HOST:PORT with the address of machine 0")
         if self.dist_url != "auto" and _address(self.dist_url) is None:
             faults.append(f"--dist-url {self.dist_url} must be auto or tcp://HOST:PORT")
-        if self.timeout <= 0:
-            faults.append(f"--timeout {self.timeout} must be a positive number of minutes")
+        if not 0 < self.timeout < _LONGEST:
+            faults.append(f"--timeout {self.timeout} must be a positive number of minutes, at most a year's")
         if faults:
             raise ValueError("cannot launch: " + "; ".join(faults) + ".")
 
@@ -214,7 +215,7 @@ def _check_gpus(needed: int, device: str) -> None:
     if found < needed:
         raise ValueError(
             f"{needed} GPU(s) needed on {socket.gethostname()}, {found} found. "
-            f"Ask for at most {found} with --num-gpus, or run without GPUs by --device cpu."
+            f"{f'Ask for at most {found} with --num-gpus, or run' if found else 'Run'} without GPUs by --device cpu."
         )
 
 

@@ -28,7 +28,7 @@ class FoundImages:
 
 
 def find_images(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIXES) -> FoundImages:
-    """Finds the images at any depth below a folder; links are followed, each folder is entered once.
+    """Finds the images at any depth below a folder; links are followed, but not round in circles.
 
     Left out are names that begin with a dot (a desktop's or an editor's own, such as ``._a.jpg`` and
     ``.ipynb_checkpoints``), files of other suffixes, and links to nothing.
@@ -41,13 +41,13 @@ def find_images(folder: str | os.PathLike[str], suffixes: Sequence[str] = SUFFIX
     hidden: list[str] = []
     others: list[str] = []
     broken: list[str] = []
-    entered: set[str] = set()
+    real: dict[str, str] = {}
     for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in entered:
-            folders.clear()
+        real[place] = os.path.realpath(place)
+        above = [place[:end] for end, letter in enumerate(place) if letter == os.sep]
+        if real[place] in [real.get(parent) for parent in above]:
+            folders.clear()  # a link to a folder that it lies in
             continue
-        entered.add(real)
         hidden += [f"{name}{os.sep}" for name in folders if is_hidden(name)]
         folders[:] = sorted(name for name in folders if not is_hidden(name))
         for name in sorted(names):

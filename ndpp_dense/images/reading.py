@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ndpp_dense.images.depth import check_colour_depth, to_eight_bits
 
-__all__ = ["opened", "read_image"]
+__all__ = ["check_thickness", "opened", "read_image"]
 
 # What Pillow's decoders are seen to raise on damaged files.
 _DAMAGED = (OSError, SyntaxError, EOFError, ValueError, TypeError, IndexError, KeyError, OverflowError)
@@ -30,6 +30,7 @@ _TURNS = {
 }
 _SUBFILE_TYPE, _SAMPLES_PER_PIXEL = 254, 277  # tags of TIFF
 _LAYOUT = "ndpp_layout"  # in the info of an image: how its samples lay in the file
+_MOST_UNEQUAL = 200  # longer side by the shorter
 _ADVICE = "Restore, convert or remove it."
 
 
@@ -62,6 +63,23 @@ def read_image(source: str | os.PathLike[str] | IO[bytes], name: str | None = No
             check_colour_depth(layout, str(name or source))
         # By way of RGBA: Pillow warns of a palette with transparent entries, which changes no colour.
         return (upright.convert("RGBA") if upright.mode in ("P", "PA") else upright).convert("RGB")
+
+
+def check_thickness(image: Image.Image, name: str) -> None:
+    """Refuses an image that would take gigabytes when its shorter side is brought to the size of a crop.
+
+    Args:
+        image: As read.
+        name: Of the file.
+
+    Raises:
+        ValueError: Names file and size.
+    """
+    if max(image.size) > _MOST_UNEQUAL * min(image.size):
+        raise ValueError(
+            f"image {name}: {image.width} x {image.height} pixels are too thin: one side is over {_MOST_UNEQUAL} times "
+            "the other. Remove or cut it."
+        )
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.whitened_weight import whitened_weight
 
+__all__ = ["NDLayer", "largest_divisor", "nd_layers"]
+
 
 class NDLayer(nn.Module):
     """A linear map whose input is scaled per sample and whitened: ``y = S X D w + b`` (ND++, Eq. 3).

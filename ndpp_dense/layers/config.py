@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
-from math import inf
 from typing import Any
 
 from ndpp_dense.layers.local_scale import LOCAL_SCALES
 from ndpp_dense.layers.statistics.schedule import Schedule
 from ndpp_dense.ops.inverse_sqrt import SOLVERS
 
+__all__ = ["WhiteningConfig", "preset"]
+
 SAMPLING_STRIDES = {"imagenet": 3, "coco": 5, "cityscapes": 5}
 MOMENTUM_BATCH = 8  # images of a step for which the presets' momentum is meant
+# The squares of a matrix's entries are summed for its norm, and the smallest of them must be a normal number.
+SMALLEST_EPS, LARGEST_EPS = 1e-18, 1e16
 CHOICES = {
     "local_scale": tuple(LOCAL_SCALES),
     "statistics": ("batch", "ema"),
@@ -38,7 +41,7 @@ class WhiteningConfig:
         statistics: ``"batch"`` whitens with this step's moments and keeps a running D for evaluation; ``"ema"`` solves
             D from bias-corrected running moments and uses the same D in training and evaluation.
         momentum: Weight of a step in the running statistics, in (0, 1].
-        eps: Added to the covariance's diagonal before the inverse square root, > 0.
+        eps: Added to the covariance's diagonal before the inverse square root, from 1e-18 to 1e16.
         solver: ``"newton"`` (the paper's coupled inverse Newton iteration), ``"quintic"`` (converged) or ``"eigh"``.
         num_iters: Iterations of the solver, >= 1; ``"eigh"`` ignores it.
         grad: ``"full"`` differentiates through moments and solver, ``"detached"`` treats mean and D as constants.
@@ -50,11 +53,11 @@ class WhiteningConfig:
             statistics work or collective, in all layers of a model together. An update then weighs
             ``1 - (1 - momentum)^T``: what T steps would weigh, so that the average reaches as many steps back. Keep T
             small, since weights run away from a D that does not follow: ``docs/results/imagenette.md`` shows how far.
-            A step is a training forward that ``"fresh"`` would enter, also with no usable row. Of a layer that runs
-            several times a step (shared by the levels of a pyramid) every run counts, so T must not share a factor with
-            their number. ``"stale"`` (with ``statistics="ema"`` only) takes moments on every step and uses mean and D
-            of the steps before: one collective a step for all layers of a converted model, in the
-            background while the step goes on, and D solved for many layers at once (on CUDA also in the background).
+            A step is a forward pass of the converted model in training, also one that raises or has no usable row;
+            layers that are run past the model count their own runs. ``"stale"`` (with ``statistics="ema"`` only) takes
+            moments on every step and uses mean and D of the steps before: one collective a step for all layers of a
+            converted model, in the background while the step goes on, and D solved for many layers at once (on CUDA
+            also in the background).
             The micro-batches of an accumulated step count together, see :func:`ndpp_dense.micro_batch_of_step`.
             Until its first usable rows a layer works as under ``"fresh"``. See
             :mod:`ndpp_dense.layers.statistics.exchange`.
@@ -90,8 +93,10 @@ class WhiteningConfig:
                 faults.append(f"{name} = {getattr(self, name)!r} (True or False)")
         if not _is_number(self.momentum) or not 0 < self.momentum <= 1:
             faults.append(f"momentum = {self.momentum!r} (a number in (0, 1])")
-        if not _is_number(self.eps) or not 0 < self.eps < inf:
-            faults.append(f"eps = {self.eps!r} (a finite number > 0)")
+        if not _is_number(self.eps) or not SMALLEST_EPS <= self.eps <= LARGEST_EPS:
+            faults.append(
+                f"eps = {self.eps!r} (a number from {SMALLEST_EPS:g} to {LARGEST_EPS:g}: solvers square it in float32)"
+            )
         if self.statistics == "ema" and self.grad == "full":
             faults.append("grad = 'full' with statistics = 'ema' (running statistics have no gradient: use 'detached')")
         try:

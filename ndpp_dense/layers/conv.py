@@ -19,6 +19,8 @@ from ndpp_dense.layers.functional import (
 )
 from ndpp_dense.ops.patches import Window, patch_matrix
 
+__all__ = ["NDConv2d"]
+
 
 class NDConv2d(NDLayer, nn.Conv2d):
     """``nn.Conv2d`` on scaled and whitened input windows (ND++, Algorithm 1).

@@ -17,6 +17,8 @@ from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.functional import SAMPLE_DIMS, geometry, scaled_conv_transpose2d
 from ndpp_dense.ops.patches import Window, patch_matrix
 
+__all__ = ["NDConvTranspose2d", "unsupported_geometry"]
+
 
 class NDConvTranspose2d(NDLayer, nn.ConvTranspose2d):
     """``nn.ConvTranspose2d`` on scaled and whitened input windows (ND++, Eq. 3, Case 3).

@@ -21,6 +21,8 @@ from ndpp_dense.layers.functional import (
 from ndpp_dense.layers.linear import NDLinear
 from ndpp_dense.layers.local_scale import local_scale
 
+__all__ = ["FoldedConv2d", "FoldedConvTranspose2d", "FoldedLinear", "fold_layer"]
+
 
 class _Folded(nn.Module):
     """Takes geometry and folded parameters over from an ND++ layer."""

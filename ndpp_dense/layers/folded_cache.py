@@ -9,6 +9,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 
+__all__ = ["FoldedCache", "may_cache"]
+
 Sources = tuple[Tensor | None, ...]
 
 

@@ -12,6 +12,19 @@ from ndpp_dense.ops import scaled_conv as ops
 from ndpp_dense.ops.eager import runs_eagerly
 from ndpp_dense.ops.scaled_map import scale_and_shift, scaled_map
 
+__all__ = [
+    "FEATURE_DIMS",
+    "SAMPLE_DIMS",
+    "autocast_dtype",
+    "fuses_scale",
+    "geometry",
+    "pad_input",
+    "scaled_conv2d",
+    "scaled_conv_transpose2d",
+    "scaled_linear",
+    "self_scaled_conv2d",
+]
+
 SAMPLE_DIMS = (1, 2, 3)  # what one sample of a convolution's input spans
 FEATURE_DIMS = (-1,)  # what one row of a linear layer's input spans
 

@@ -10,6 +10,8 @@ from ndpp_dense.layers.base import NDLayer
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.functional import FEATURE_DIMS, scaled_linear
 
+__all__ = ["NDLinear"]
+
 
 class NDLinear(NDLayer, nn.Linear):
     """``nn.Linear`` on scaled and whitened rows (ND++, Eq. 3); every row is used for the statistics.

@@ -18,6 +18,8 @@ from ndpp_dense.layers.statistics.steps import settle_stats
 from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.ops.collectives import world_size
 
+__all__ = ["freeze_stats", "freeze_where_weights_are", "hold_stats", "synchronize_stats", "update_stats"]
+
 
 def freeze_stats(module: nn.Module, frozen: bool = True) -> int:
     """Makes all ND++ layers below ``module`` use their stored statistics, in training too.

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from ndpp_dense.ops.pooling import TAPS, deform_pool3x3, max_pool3x3
 
+__all__ = ["KINDS", "POOLS", "AvgPoolConv2d", "DeformablePool3x3", "MaxPool3x3", "spatial_operation"]
+
 # Operations of efficient blocks: nothing follows them, since a norm and a ReLU after a pool add nothing (PfLayer, 4.1).
 POOLS = ("max", "deform_max", "deform_avg")
 KINDS = ("conv", "avg_conv", *POOLS)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
+__all__ = ["STAGE_WORDS", "BlockSequence", "stage_pattern"]
+
 NAMED_PATTERNS = ("hybrid", "deform_max", "deform_avg", "max", "E/B")
 # The other rows of PfLayer, Table 2; any word of as many letters as there are stages is understood.
 STAGE_WORDS = ("BBBB", "EBBB", "EEBB", "EEEB", "EEEE", "BBBE", "BBEE", "BEEE")

@@ -15,6 +15,8 @@ from torch import Tensor
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 from ndpp_dense.ops.precision import statistics_dtype
 
+__all__ = ["absolute_sum", "is_rectified"]
+
 CHUNK = 1 << 18  # elements whose magnitudes stay in a second-level cache between being written and being summed
 WHOLE = 1 << 20  # elements that are likely to be near as a whole, since the layer before has just written them
 

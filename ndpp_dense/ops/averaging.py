@@ -26,6 +26,18 @@ from torch import Tensor
 
 from ndpp_dense.ops.moments import Moments
 
+__all__ = [
+    "MIN_ROWS",
+    "Averages",
+    "are_usable",
+    "average_moments",
+    "blend_averages",
+    "layer_of_block",
+    "move_averages",
+    "share_of_step",
+    "squared_magnitude",
+]
+
 MIN_ROWS = 2  # one row has no covariance
 
 Number = TypeVar("Number", float, Tensor)

@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
+__all__ = ["start_sum_over_ranks", "sum_over_ranks", "world_size"]
+
 
 def world_size(group: ProcessGroup | None = None) -> int:
     """Number of ranks in ``group`` (the default group if None); 1 when nothing is initialised."""

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
+__all__ = ["needs_gradient", "never_compiled", "runs_eagerly"]
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 

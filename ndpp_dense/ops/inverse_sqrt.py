@@ -17,6 +17,17 @@ from ndpp_dense.ops.newton import at_once, newton_gradient, newton_products, new
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.spectral import spectral_gradient, spectral_newton
 
+__all__ = [
+    "QUINTIC_LOWER_BOUND",
+    "SOLVERS",
+    "SPECTRAL_FROM",
+    "SPECTRAL_GRADIENT_FROM",
+    "eigh",
+    "newton",
+    "quintic",
+    "quintic_coefficients",
+]
+
 SPECTRAL_FROM = 256  # on the CPU an eigendecomposition beats the products of an iteration from about this size
 SPECTRAL_GRADIENT_FROM = 96  # the same where a gradient is wanted
 QUINTIC_LOWER_BOUND = 3e-3  # smallest sqrt(eigenvalue / Frobenius norm) for which the quintic steps are optimal
@@ -77,6 +88,34 @@ class _NewtonRoot(torch.autograd.Function):
         grad = found[0] if len(found) == 1 else torch.cat(found)
         along = (grad * m).sum((1, 2), keepdim=True) + 0.5 * (grad_outputs[0] * d).sum((1, 2), keepdim=True)
         return grad.addcmul_(m, along, value=-1 / 1.5**2).mul_(scale), None
+
+
+def is_finite_by_block(a_GDD: Tensor) -> Tensor:
+    """Whether all of a matrix is finite, ``(G, 1, 1)``; the device is not waited for."""
+    return torch.isfinite(a_GDD.detach().sum((1, 2), keepdim=True))
+
+
+def finite_gradient(a_GDD: Tensor) -> Tensor:
+    """The matrices themselves; in backward no gradient goes to those whose gradient is not finite.
+
+    A matrix whose solution is not finite has none, even where the solution is not used: NaN times 0 is NaN.
+    """
+    transformed = torch._C._are_functorch_transforms_active()
+    if a_GDD.requires_grad and torch.is_grad_enabled() and not transformed:
+        return _FiniteGradient.apply(a_GDD)  # type: ignore[no-any-return]
+    return a_GDD
+
+
+class _FiniteGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a_GDD: Tensor) -> Tensor:
+        return a_GDD.view_as(a_GDD)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Tensor:
+        (grad_GDD,) = grad_outputs
+        return torch.where(is_finite_by_block(grad_GDD), grad_GDD, 0)
 
 
 def _is_spectral(m_GDD: Tensor, size: int) -> bool:

@@ -16,6 +16,16 @@ from torch.distributed import ProcessGroup
 
 from ndpp_dense.ops.collectives import sum_over_ranks, world_size
 
+__all__ = [
+    "Moments",
+    "data_moments",
+    "mean_and_covariance",
+    "pack_moments",
+    "packed_size",
+    "sum_moments_over_ranks",
+    "unpack_moments",
+]
+
 CACHE = 1 << 19  # bytes of shifted rows that the CPU keeps near: small enough for the second-level cache
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ndpp_dense.ops.eager import runs_eagerly
 
+__all__ = ["CACHE", "at_once", "newton_gradient", "newton_products", "newton_with_history"]
+
 CACHE = 1 << 18  # bytes of a few matrices that the CPU takes at a time, so that their iterates stay near
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ndpp_dense.ops.precision import statistics_dtype
 
+__all__ = ["Window", "patch_matrix"]
+
 
 class Window(NamedTuple):
     """Which input pixels a row of the data matrix sees.

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from ndpp_dense.ops.eager import runs_eagerly
 
+__all__ = ["ConvGeometry", "is_product", "pointwise_conv", "pointwise_gradients", "seen_view", "sees_part"]
+
 SHARE = 4  # a sample's product for the weight's gradient is written and read, and should be this much smaller than maps
 
 

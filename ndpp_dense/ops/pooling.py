@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+__all__ = ["TAPS", "deform_pool3x3", "max_pool3x3", "sampling_grid", "shift_max3x3"]
+
 TAPS = 9
 
 

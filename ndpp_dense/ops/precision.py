@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+__all__ = ["full_precision", "statistics_dtype"]
+
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
     """Data type in which statistics of ``x`` are accumulated: float64 for float64, float32 for everything else."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+__all__ = ["in_backward", "in_backward_when_run"]
+
 
 def in_backward() -> bool:
     """Whether autograd is running a backward pass in this thread."""

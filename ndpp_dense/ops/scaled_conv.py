@@ -23,6 +23,8 @@ from ndpp_dense.ops.pointwise_conv import (
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.scaled_map import scaled_map
 
+__all__ = ["ScaledConv2d", "scaled_conv2d"]
+
 
 def scaled_conv2d(
     x_NCHW: Tensor, scale_N111: Tensor | None, weight: Tensor, bias_O: Tensor, geometry: ConvGeometry

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 
+__all__ = ["scale_and_shift", "scaled_map"]
+
 SINGLY = 1 << 15  # elements of a sample that are worth an operation of its own
 
 

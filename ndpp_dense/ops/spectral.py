@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+__all__ = ["spectral_gradient", "spectral_newton"]
+
 
 def spectral_newton(a_GDD: Tensor, num_iters: int) -> tuple[Tensor, list[Tensor]]:
     """``num_iters`` steps of ``X <- X(3I - M)/2, M <- ((3I - M)/2)^2 M`` from ``X = I, M = a``.

@@ -14,6 +14,8 @@ from torch.autograd.function import once_differentiable
 from ndpp_dense.ops.eager import runs_eagerly
 from ndpp_dense.ops.precision import full_precision
 
+__all__ = ["whitened_weight"]
+
 
 def whitened_weight(weight_QOGD: Tensor, mean_QGD: Tensor, whitening_GDD: Tensor) -> tuple[Tensor, Tensor]:
     """Moves D and the mean from the data into a weight.

@@ -11,7 +11,7 @@ from typing import Any, get_origin
 
 import yaml
 
-from ndpp_dense.config_files import find_config
+from ndpp_dense.config_files import find_config, yaml_fault
 from ndpp_dense.pretrain.config import PretrainConfig, field_types
 
 __all__ = ["load_config"]
@@ -60,8 +60,10 @@ def _read(path: Path, users: tuple[Path, ...]) -> dict[str, Any]:
         raise ValueError(f"config {path} builds on itself.")
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {path} is not YAML: {error}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"config {yaml_fault(error, path)}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config {path}: it is not YAML: {error}.") from error
     if not isinstance(content, dict):
         raise ValueError(f"config {path} holds a {type(content).__name__}; it must hold 'key: value' lines.")
     base = content.pop(_BASE, None)
@@ -82,7 +84,7 @@ def _parse(word: str) -> dict[str, Any]:
     try:
         value = yaml.load(text, _Loader) if text else ""
     except yaml.YAMLError as error:
-        raise ValueError(f"override {word!r}: the value is not YAML: {error}") from error
+        raise ValueError(yaml_fault(error, f"override {word!r}")) from error
     first, *rest = key.split(".")
     _check_keys({first: None}, f"override {word!r}")
     for part in reversed(rest):

@@ -1,24 +1,29 @@
-"""The images of an ImageNet tree, in a folder or in a tar file, found with timm's readers."""
+"""The images of an ImageNet tree, in a folder or in a tar file."""
 
 from __future__ import annotations
 
 import io
+import logging
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
-from timm.data.readers.reader_factory import create_reader
 from timm.utils.misc import natural_key
+
+from ndpp_dense.images import SUFFIXES, find_images, read_image
+from ndpp_dense.images.reading import check_thickness
+from ndpp_dense.pretrain.archive import Span, read_archive
+from ndpp_dense.pretrain.processes import is_main
 
 __all__ = ["ImageSet", "open_images"]
 
 _SPLITS = {"train": ("train", "training"), "val": ("val", "validation", "valid")}
 _LAYOUT = "train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/CLASS/IMAGE)"
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,14 +60,12 @@ class ImageSet:
             The image in RGB and its class number.
 
         Raises:
-            ValueError: The image cannot be read; names the file.
+            ValueError: The image cannot be read, or is too thin; names the file.
         """
-        try:
-            with self._open(index) as stream, Image.open(stream) as image:
-                return image.convert("RGB"), int(self.targets[index])
-        except _UNREADABLE as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"cannot read image {self.where(index)} ({reason}). Replace or remove it.") from error
+        with self._open(index) as stream:
+            image = read_image(stream, self.where(index))
+        check_thickness(image, self.where(index))
+        return image, int(self.targets[index])
 
     def where(self, index: int) -> str:
         """Path of an image, in a tar file behind the file's own."""
@@ -71,7 +74,7 @@ class ImageSet:
     def _open(self, index: int) -> BinaryIO:
         if self.spans is None:
             return open(self.where(index), "rb")
-        # Not through the reader, whose open tar file forked loader processes would share, position included.
+        # Opened anew: forked loader processes would share an open file, position included.
         start, length = map(int, self.spans[index])
         with open(self.root, "rb") as tar:
             tar.seek(start)
@@ -93,7 +96,7 @@ def open_images(path: str | Path, num_classes: int | None = None) -> tuple[Image
         ValueError: The sets have no images or different classes, or their number is not as demanded.
     """
     path = Path(path)
-    if not path.exists():
+    if not path.is_dir() and not path.is_file():
         raise FileNotFoundError(f"no images at {path}: give a folder or a .tar file with {_LAYOUT}.")
     train, val = (_from_folder(path, split) for split in _SPLITS) if path.is_dir() else _from_tar(path)
     if train.classes != val.classes:
@@ -113,11 +116,12 @@ def _from_folder(path: Path, split: str) -> ImageSet:
             f"{path} has no folder {' or '.join(_SPLITS[split])}; it holds {', '.join(found[:8]) or 'nothing'}. "
             f"Give a folder or a .tar file with {_LAYOUT}."
         )
-    try:
-        reader: Any = create_reader("", root=str(root))
-    except RuntimeError as error:
-        raise ValueError(f"{root}: {error}.") from error
-    names = [Path(name).relative_to(root).as_posix() for name, _ in reader.samples]
+    found = find_images(root)
+    if not found.files:
+        held = f" (it holds {found.left_out})" if found.left_out else ""
+        raise ValueError(f"{root} holds no image that ends in {', '.join(SUFFIXES)}{held}. The layout is {_LAYOUT}.")
+    _say_left_out(root, found.left_out)
+    names = sorted((file.relative_to(root).as_posix() for file in found.files), key=natural_key)
     return _image_set(root, names)
 
 
@@ -125,45 +129,45 @@ def _from_tar(path: Path) -> list[ImageSet]:
     try:
         if path.suffix.lower() != ".tar":
             raise ValueError("its name does not end in .tar; unpack a compressed one")
-        reader: Any = create_reader("", root=str(path))
-    except (tarfile.TarError, OSError, ValueError, AssertionError) as error:
-        reason = "it holds no images" if "unpack (expected" in str(error) else str(error)
-        raise ValueError(f"cannot read {path} as a tar file of images: {reason}.") from error
-    inner = [_inner_path(sample) for sample in reader.samples]
+        archive = read_archive(path)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path} as a tar file of images: {error}.") from error
+    if not archive.images:
+        held = f" (it holds {archive.left_out})" if archive.left_out else ""
+        raise ValueError(f"cannot read {path} as a tar file of images: it holds no images{held}.")
+    _say_left_out(path, archive.left_out)
+    taken: set[str] = set()
     sets = []
     for split, folders in _SPLITS.items():
-        chosen = [i for i, name in enumerate(inner) if PurePosixPath(name).parent.parent.name in folders]
+        chosen = [name for name in archive.images if PurePosixPath(name).parent.parent.name in folders]
         if not chosen:
-            example = f" Its first image is {inner[0]}." if inner else ""
+            example = f" Its first image is {next(iter(archive.images))}."
             raise FileNotFoundError(f"{path} has no {split} images: it must hold {_LAYOUT}.{example}")
-        spans = np.array([_span(reader.samples[i]) for i in chosen], dtype=np.int64)
-        sets.append(_image_set(path, [inner[i] for i in chosen], spans))
+        taken.update(chosen)
+        sets.append(_image_set(path, chosen, [archive.images[name] for name in chosen]))
+    stray = [name for name in archive.images if name not in taken]
+    if stray:
+        _say_left_out(path, f"{len(stray)} images in no class folder of train or val (first: {stray[0]})")
     return sets
 
 
-def _image_set(root: Path, names: Iterable[str], spans: np.ndarray | None = None) -> ImageSet:
+def _say_left_out(place: Path, what: str) -> None:
+    if what and is_main():
+        _log.warning("%s: left out are %s.", place, what)
+
+
+def _image_set(root: Path, names: Sequence[str], spans: Sequence[Span] | None = None) -> ImageSet:
     """Numbers the classes as timm does."""
-    names = list(names)
     folders = [PurePosixPath(name).parent.name for name in names]
     if "" in folders:
         raise ValueError(f"{root / names[folders.index('')]} is in no class folder: the layout is {_LAYOUT}.")
     classes = sorted(set(folders), key=natural_key)
     number = {name: index for index, name in enumerate(classes)}
     targets = np.array([number[folder] for folder in folders], dtype=np.int64)
-    return ImageSet(root, np.array([name.encode() for name in names]), targets, tuple(classes), spans)
+    places = None if spans is None else np.array(spans, dtype=np.int64)
+    return ImageSet(root, np.array([name.encode() for name in names]), targets, tuple(classes), places)
 
 
 def _named(what: str, names: set[str]) -> str:
     shown = sorted(names)
     return f"{what}: {', '.join(shown[:5]) or 'none'}{f' and {len(shown) - 5} more' if len(shown) > 5 else ''}"
-
-
-def _inner_path(sample: Any) -> str:
-    """Path within a tar file; a tar file within it counts as a folder."""
-    info, _, child = sample
-    return str(PurePosixPath(PurePosixPath(child.name).with_suffix("") if child else "", info.name))
-
-
-def _span(sample: Any) -> tuple[int, int]:
-    info, _, child = sample
-    return info.offset_data + (child.offset_data if child else 0), info.size

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ndpp_dense.config_files import packaged_config
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.config_loading import load_config
 from ndpp_dense.pretrain.evaluation import evaluate
@@ -18,12 +19,17 @@ from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.rows import ZooModel
 from ndpp_dense.zoo.weights import load_into
 
-__all__ = ["build_zoo_model", "evaluate_zoo_model"]
+__all__ = ["build_zoo_model", "evaluate_zoo_model", "run_blank"]
 
 
 def build_zoo_model(model: ZooModel, device: str = "cpu") -> nn.Module:
     """The classifier of a row in evaluation mode, with random weights."""
     return build_network(_config(model), len(model.classes) or 1000).to(device).eval()
+
+
+def run_blank(network: nn.Module, image: Tensor) -> None:
+    """Runs a network of :func:`build_zoo_model` on one image ``(3, H, W)``, for what counts operations."""
+    network(image[None])
 
 
 def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | None, output: Path) -> dict[str, float]:
@@ -48,4 +54,4 @@ def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | Non
 
 
 def _config(model: ZooModel) -> PretrainConfig:
-    return load_config(model.config, [*model.overrides, "workers=0"])[0]
+    return load_config(packaged_config(model.config), [*model.overrides, "workers=0"])[0]

@@ -10,6 +10,8 @@ from typing import Any
 
 from ndpp_dense.atomic_file import replacing
 
+__all__ = ["write_results"]
+
 
 def write_results(results: Mapping[str, Any], out_json: str | os.PathLike[str]) -> None:
     """Writes evaluation results as JSON, whole or not at all.

@@ -15,6 +15,8 @@ from ndpp_dense.layers.statistics.steps import settle_stats
 from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.training.rng import isolated_rng
 
+__all__ = ["EvaluationStats"]
+
 # Fixed, so that the batches from which statistics are estimated are the same in every run.
 STATS_SEED = 2022
 

@@ -13,14 +13,11 @@ from torch import Tensor
 
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.weights.files import WeightFile, write_weights
-from ndpp_dense.weights.formats import backbone_names, target_names, unwrapped
+from ndpp_dense.weights.formats import COUNTERS, WeightFormat, unwrapped
 from ndpp_dense.weights.match import COUNTER, Differences, compare, find_model, whitened_layers
 from ndpp_dense.weights.table import KeyRow, KeyTable
 
 __all__ = ["Backbone", "read_backbone", "write_backbone"]
-
-_COUNTERS = "counters"  # entry of a Detectron2 file: counts of batches, which its frozen norms have no place for
-_CONTAINERS = {"timm": "state_dict", "torchvision": "", "detectron2": "model", "mmseg": "state_dict"}
 
 
 @dataclass
@@ -69,12 +66,14 @@ class Backbone:
         )
 
 
-def read_backbone(file: WeightFile, source: str, model: str | None = None, allow: Iterable[str] = ()) -> Backbone:
+def read_backbone(
+    file: WeightFile, source: WeightFormat, model: str | None = None, allow: Iterable[str] = ()
+) -> Backbone:
     """Takes the backbone's weights out of a file and finds whose they are.
 
     Args:
         file: The file.
-        source: Its format, one of ``FORMATS``.
+        source: Its format.
         model: One of ``list_backbones()`` or a model of timm's; None takes the one that the file names, or else the
             ResNet that fits best.
         allow: Patterns of names, the file's or ``create_backbone``'s, that are dropped if there and may be missing.
@@ -83,7 +82,7 @@ def read_backbone(file: WeightFile, source: str, model: str | None = None, allow
         ValueError: No name is of that format, there is no model to compare with, or two names mean the same weight.
     """
     entries, patterns = unwrapped(_with_counters(file)), list(allow)
-    names = backbone_names(entries, source)
+    names = source.backbone_names(entries)
     rows = [KeyRow("dropped", name, "", "outside the backbone") for name in entries if name not in names]
     allowed = {name: _allowed((name, new), patterns) for name, new in names.items()}
     rows += [KeyRow("dropped", name, "", f"--allow {found}") for name, found in allowed.items() if found]
@@ -97,12 +96,12 @@ def read_backbone(file: WeightFile, source: str, model: str | None = None, allow
     return Backbone(found, values, differences, kept, facts, rows)
 
 
-def write_backbone(backbone: Backbone, target: str, path: str | Path, say: Callable[[str], Any]) -> KeyTable:
+def write_backbone(backbone: Backbone, target: WeightFormat, path: str | Path, say: Callable[[str], Any]) -> KeyTable:
     """Writes the weights in a framework's format if all of them fit.
 
     Args:
         backbone: The weights.
-        target: One of ``FORMATS``.
+        target: The format.
         path: See :func:`ndpp_dense.weights.formats.check_output`.
         say: Called with the table before anything is written.
 
@@ -113,20 +112,15 @@ def write_backbone(backbone: Backbone, target: str, path: str | Path, say: Calla
         ValueError: Weights are left over, missing or of another shape, or the framework has no place for them.
     """
     fitting = [name for name in backbone.entries if name not in backbone.differences.left_over]
-    names = target_names(fitting, target, backbone.model)
+    names = target.names_of(fitting, backbone.model)
     written = {names[name]: backbone.entries[name] for name in names}
-    counters = {} if target == "detectron2" else {name: torch.tensor(0) for name in _missing_counters(written)}
-    table = KeyTable([*backbone.rows, *_rows(backbone, names), *(KeyRow("added", "", name, "0") for name in counters)])
+    missing = {name: torch.tensor(0) for name in _missing_counters(written)}
+    entries, extras = target.contents(written, missing)
+    added = [KeyRow("added", "", name, "0") for name in missing if name in entries]
+    table = KeyTable([*backbone.rows, *_rows(backbone, names), *added])
     say(str(table))
     table.check()
-    facts = {**backbone.facts, "format": target}
-    written.update(counters)
-    extras: dict[str, Any] = {}
-    if target == "detectron2":
-        counters = {name: written.pop(name) for name in list(written) if name.endswith(COUNTER)}
-        # Matched by the ends of names, with and without a feature pyramid above the backbone.
-        extras = {"__author__": "ndpp_dense", "matching_heuristics": True, _COUNTERS: counters}
-    write_weights(path, written, _CONTAINERS[target], facts, extras)
+    write_weights(path, entries, target.container, {**backbone.facts, "format": target.name}, extras)
     return table
 
 
@@ -159,7 +153,7 @@ def _rows(backbone: Backbone, names: Mapping[str, str]) -> list[KeyRow]:
 
 
 def _with_counters(file: WeightFile) -> dict[str, Tensor]:
-    counters = file.extras.get(_COUNTERS)
+    counters = file.extras.get(COUNTERS)
     return {**file.entries, **(counters if isinstance(counters, dict) else {})}
 
 

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from ndpp_dense.weights.formats import COUNTERS, WeightFormat, renamed
+from ndpp_dense.weights.match import COUNTER
+
+__all__ = ["DETECTRON2", "from_detectron2", "to_detectron2"]
+
+_RGB = "INPUT.FORMAT RGB MODEL.PIXEL_MEAN '[123.675,116.28,103.53]' MODEL.PIXEL_STD '[58.395,57.12,57.375]'"
 # Torchvision's name, Detectron2's; longer ones first. Of a hybrid's downsampling block the norm is one level deeper.
 _STEM = [("conv1", "stem.conv1"), ("bn1", "stem.conv1.norm"), ("fc", "linear")]
 _BLOCK = [
@@ -88,3 +97,40 @@ def _renamed(state: Mapping[str, Any], rename: Any, source: str, target: str) ->
             f"Names must be those of {source}'s ResNet with a single-convolution stem, without a prefix."
         )
     return {names[name]: value for name, value in state.items()}
+
+
+class _Detectron2(WeightFormat):
+    name, title = "detectron2", "Detectron2"
+    container = "model"
+    prefixes = ("backbone.bottom_up.", "bottom_up.", "backbone.")
+    sign = re.compile(r"(?:backbone\.)?(?:bottom_up\.)?(?:stem\.conv1\.|res[2-5]\.\d)")
+
+    def renaming(self, names: Iterable[str]) -> Callable[[str], str | None]:
+        return lambda name: renamed(from_detectron2, name)
+
+    def target_names(self, names: Iterable[str], model: str) -> dict[str, str]:
+        return {old: new for new, old in to_detectron2({name: name for name in names}).items()}
+
+    def contents(
+        self, entries: dict[str, Tensor], counters: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        # Matched by the ends of names, with and without a feature pyramid above the backbone.
+        beside = {name: value for name, value in entries.items() if name.endswith(COUNTER)}
+        extras = {"__author__": "ndpp_dense", "matching_heuristics": True, COUNTERS: beside}
+        return {name: value for name, value in entries.items() if name not in beside}, extras
+
+    def usage(self, path: str | Path, pattern: str | None, config: str, source: WeightFormat) -> list[str]:
+        settings = ["MODEL.RESNETS.STRIDE_IN_1X1 False"]
+        if pattern:
+            settings.append(f"MODEL.BACKBONE.NAME build_pooling_resnet_fpn_backbone MODEL.POOLING.PATTERN {pattern}")
+        settings += [_RGB] if source.classifier else []
+        return [f"use it with: ndpp train-det --config {config} MODEL.WEIGHTS {path} {' '.join(settings)}"]
+
+    def caution(self) -> str:
+        return (
+            "note: Detectron2's own R-50.pkl and R-101.pkl (MSRA), and models trained from them, have strides in 1x1 "
+            "convolutions and BGR images of 0 to 255. Their weights fit elsewhere by name and compute something else."
+        )
+
+
+DETECTRON2 = _Detectron2()

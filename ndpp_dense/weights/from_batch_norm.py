@@ -16,6 +16,7 @@ from torch import Tensor
 from ndpp_dense.calibration.calibrate import calibrate_ndpp
 from ndpp_dense.conversion.report import ConversionReport
 from ndpp_dense.images import SUFFIXES, find_images, read_image
+from ndpp_dense.images.reading import check_thickness
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.weights.match import build_model, num_classes, whitened_layers
 
@@ -86,7 +87,13 @@ def image_batches(folder: str | Path, size: int = 224, batch_size: int = 32, cou
         (3, size, size), is_training=False, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD
     )
     for start in range(0, len(chosen), batch_size):
-        yield torch.stack([transform(read_image(file)) for file in chosen[start : start + batch_size]])
+        yield torch.stack([transform(_read(file)) for file in chosen[start : start + batch_size]])
+
+
+def _read(file: Path) -> Any:
+    image = read_image(file)
+    check_thickness(image, str(file))
+    return image
 
 
 def _images_in(folder: Path) -> list[Path]:

@@ -9,6 +9,7 @@ from ndpp_dense.lazy_names import lazy_names
 if TYPE_CHECKING:
     from ndpp_dense.zoo.addresses import as_address
     from ndpp_dense.zoo.cache import Cache
+    from ndpp_dense.zoo.download import local_copy
     from ndpp_dense.zoo.errors import ZooError
     from ndpp_dense.zoo.http import Patience
     from ndpp_dense.zoo.index import SCHEME, ZooIndex, load_index
@@ -31,6 +32,7 @@ _HOMES = {
     "load_checkpoint": "ndpp_dense.zoo.weights",
     "load_index": "ndpp_dense.zoo.index",
     "load_into": "ndpp_dense.zoo.weights",
+    "local_copy": "ndpp_dense.zoo.download",
     "locate": "ndpp_dense.zoo.resolver",
     "resolve": "ndpp_dense.zoo.resolver",
 }
@@ -49,6 +51,7 @@ __all__ = [
     "load_checkpoint",
     "load_index",
     "load_into",
+    "local_copy",
     "locate",
     "resolve",
 ]

@@ -70,7 +70,10 @@ class Cache:
 
         try:
             self.blobs.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.blobs / f"{sha256}.lock")
+            path = self.blobs / f"{sha256}.lock"
+            if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+                raise ZooError(f"the lock {path} is a link or no file: remove it, or set NDPP_HOME to another folder.")
+            lock = FileLock(path)
             lock.acquire(timeout=_PATIENCE)
         except Timeout as error:
             raise ZooError(
@@ -98,8 +101,8 @@ class Cache:
         """
         removed = []
         folders = [folder for folder in (self.blobs, self.home / "views") if folder.is_dir()]
-        for path in sorted(path for folder in folders for path in folder.iterdir() if path.is_file()):
-            stat = path.stat()
+        for path in sorted(path for folder in folders for path in folder.rglob("*") if not path.is_dir()):
+            stat = path.lstat()
             spared = path.name in keep or path.suffix == ".lock" or self._is_being_fetched(path)
             if not spared and time.time() - stat.st_mtime >= older_than:
                 path.unlink()
@@ -110,7 +113,7 @@ class Cache:
         from filelock import FileLock, Timeout
 
         lock = path.with_name(f"{path.name.split('.')[0]}.lock")
-        if not lock.exists():
+        if lock.is_symlink() or not lock.is_file():
             return False
         try:
             with FileLock(lock, timeout=0):

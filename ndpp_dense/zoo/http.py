@@ -7,6 +7,7 @@ a server that sends a byte now and then never exceeds.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import re
 import socket
@@ -14,16 +15,22 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
+from ndpp_dense.redaction import redacted_address
+from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.part import PartFile, WrongBytesError
 
-__all__ = ["CutOffError", "Patience", "RefusedError", "fetch_http"]
+__all__ = ["CutOffError", "Patience", "RefusedError", "blocks", "fetch_http", "open_http", "stated_length"]
 
 _BLOCK = 1 << 18
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_AUTHORIZATION = "Authorization"
+_ALWAYS = {"User-Agent": "ndpp-dense", "Accept-Encoding": "identity"}
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _WORTH_RETRYING = {408, 416, 425, 429, 500, 502, 503, 504}
 
@@ -70,31 +77,80 @@ def fetch_http(url: str, part: PartFile, patience: Patience, advance: Callable[[
         RefusedError: It is not.
         WrongBytesError: The server sends another length.
     """
-    request = urllib.request.Request(url, headers=_headers(url, part))
-    try:
-        with _opener(patience).open(request, timeout=patience.timeout) as response:
-            _accept(response, url, part, advance)
-            for block in _blocks(response, patience):
-                part.write(block)
-                advance(len(block))
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:  # there is more than the server has: of something else
+    with open_http(url, patience, _headers(url, part)) as response:
+        if response.status == 416:  # there is more than the server has: of something else
             advance(-part.done)
             part.restart()
-        kind = CutOffError if error.code in _WORTH_RETRYING else RefusedError
-        raise kind(f"HTTP {error.code} {error.reason}") from error
-    except (OSError, http.client.HTTPException) as error:
-        if isinstance(error, CutOffError | RefusedError):
-            raise
-        reason = getattr(error, "reason", None) or error
-        raise CutOffError(f"{reason or type(error).__name__}, after {part.done} of {part.size} bytes") from error
+            raise CutOffError("HTTP 416: it has less than was fetched before")
+        _accept(response, url, part, advance)
+        for block in blocks(response, patience):
+            part.write(block)
+            advance(len(block))
     if part.done < part.size:
         raise CutOffError(f"it ended after {part.done} of {part.size} bytes")
 
 
+@contextmanager
+def open_http(url: str, patience: Patience, headers: Mapping[str, str] | None = None) -> Iterator[Any]:
+    """The answer to a request. A user in the address is sent to its host alone, as HTTP's basic authentication.
+
+    Args:
+        url: http or https address.
+        patience: How long to wait.
+        headers: Of the request.
+
+    Yields:
+        What http.client makes of it; with status 416 too.
+
+    Raises:
+        CutOffError: It is worth another attempt; also of what arises while the answer is read.
+        RefusedError: It is not.
+    """
+    try:
+        with _opener(patience).open(_request(url, headers or _ALWAYS), timeout=patience.timeout) as response:
+            yield response
+    except (ZooError, CutOffError, RefusedError):
+        raise
+    except urllib.error.HTTPError as error:
+        if error.code == 416:
+            with error:
+                yield error
+            return
+        error.close()
+        kind = CutOffError if error.code in _WORTH_RETRYING else RefusedError
+        raise kind(f"HTTP {error.code} {error.reason}") from error
+    except (http.client.InvalidURL, ValueError) as error:  # of the address, or of one that it redirects to
+        raise RefusedError("its address, or one that it redirects to, is none") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise CutOffError(f"{getattr(error, 'reason', None) or error or type(error).__name__}") from error
+
+
+def _request(url: str, headers: Mapping[str, str]) -> urllib.request.Request:
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)), headers=dict(headers))
+    if at:
+        name, _, password = user.partition(":")
+        secret = f"{unquote(name)}:{unquote(password)}".encode()
+        # "Unredirected": not for another host that this one sends to.
+        request.add_unredirected_header(_AUTHORIZATION, f"Basic {base64.b64encode(secret).decode()}")
+    return request
+
+
+def stated_length(response: Any) -> int | None:
+    """The bytes that an answer says it has; None where it does not say.
+
+    Raises:
+        RefusedError: It says what is no number of bytes.
+    """
+    stated = response.headers.get("Content-Length")
+    if stated is not None and not _LENGTH.fullmatch(stated.strip()):
+        raise RefusedError(f"it states the length {stated!r:.40}, which is no number of bytes")
+    return None if stated is None else int(stated)
+
+
 def _headers(url: str, part: PartFile) -> dict[str, str]:
-    headers = {"User-Agent": "ndpp-dense", "Accept-Encoding": "identity"}
+    headers = dict(_ALWAYS)
     if part.done:
         headers["Range"] = f"bytes={part.done}-"
         validator = part.validator(url)
@@ -116,15 +172,15 @@ def _accept(response: Any, url: str, part: PartFile, advance: Callable[[int], An
     elif part.done:
         advance(-part.done)
         part.restart()
-    length = response.headers.get("Content-Length")
-    if length is not None and int(length) != part.size - part.done:
-        raise WrongBytesError(f"it has {int(length)} bytes where {part.size - part.done} are needed")
+    length = stated_length(response)
+    if length is not None and length != part.size - part.done:
+        raise WrongBytesError(f"it has {length} bytes where {part.size - part.done} are needed")
     etag = response.headers.get("ETag", "")
     strong = etag if not etag.startswith("W/") else ""  # a weak one does not vouch for bytes
     part.remember(url, strong or response.headers.get("Last-Modified", ""))
 
 
-def _blocks(response: Any, patience: Patience) -> Iterator[bytes]:
+def blocks(response: Any, patience: Patience) -> Iterator[bytes]:
     """What arrives, as it arrives.
 
     Raises:
@@ -145,16 +201,21 @@ class _SameOrSafer(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https alone, and never from https to http."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        before, after = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if after not in ("http", "https") or (before == "https" and after == "http"):
-            raise RefusedError(f"it redirects to {newurl!r:.120}, which is not followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        before, after = urlsplit(req.full_url), urlsplit(newurl)
+        less_safe = after.scheme not in ("http", "https") or (before.scheme == "https" and after.scheme == "http")
+        if less_safe or "@" in after.netloc:
+            raise RefusedError(f"it redirects to {redacted_address(newurl)!r:.120}, which is not followed")
+        request = super().redirect_request(req, fp, code, msg, headers, newurl)
+        secret = req.unredirected_hdrs.get(_AUTHORIZATION)
+        if request is not None and secret and (before.scheme, before.netloc) == (after.scheme, after.netloc):
+            request.add_unredirected_header(_AUTHORIZATION, secret)
+        return request
 
     def http_error_302(self, req: Any, fp: Any, code: int, msg: str, headers: Any) -> Any:
         """Says what a refused redirect would have led to, before the parent class gives its own, shorter reason."""
         target = headers.get("location") or headers.get("uri") or ""
         if urlsplit(target).scheme not in ("", "http", "https"):
-            raise RefusedError(f"it redirects to {target!r:.120}, which is not followed")
+            raise RefusedError(f"it redirects to {redacted_address(target)!r:.120}, which is not followed")
         return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302

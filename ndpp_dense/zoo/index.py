@@ -14,8 +14,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ndpp_dense.redaction import redacted_address
 from ndpp_dense.zoo.errors import ZooError
-from ndpp_dense.zoo.rows import ZooFile, ZooModel, read_model
+from ndpp_dense.zoo.rows import ZooFile, ZooModel, is_address, read_model
 
 __all__ = ["SCHEME", "ZooIndex", "checkpoints_folder", "content_digest", "index_path", "load_index", "write_index"]
 
@@ -148,6 +149,9 @@ def read_content(content: dict[str, Any], file: Path) -> ZooIndex:
     rows, bases = content.get("models"), content.get("base_urls", [])
     if not isinstance(rows, list) or not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ZooError(f"{where}: 'models' must be a list of rows and 'base_urls' one of texts.")
+    for base in bases:
+        if not is_address(base):
+            raise ZooError(f"{where}: the base url {redacted_address(base)!r:.120} must be http(s)://...")
     models: dict[str, ZooModel] = {}
     for row in rows:
         model = read_model(row, where)

@@ -6,9 +6,11 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 
+from ndpp_dense.atomic_file import replacing
 from ndpp_dense.zoo.errors import ZooError
 
 __all__ = ["PartFile", "WrongBytesError"]
@@ -40,7 +42,7 @@ class PartFile:
 
     def __enter__(self) -> PartFile:
         # Unbuffered: what was written is in the file, also when this process is killed.
-        self._stream = self.path.open("ab+", buffering=0)
+        self._stream = os.fdopen(_own_file(self.path), "ab+", buffering=0)
         try:
             self._read_what_is_there()
         except BaseException:
@@ -93,14 +95,17 @@ class PartFile:
     def validator(self, source: str) -> str:
         """What the server at this address called the version that the bytes are of; empty where unknown."""
         try:
+            if self._note.is_symlink() or not self._note.is_file():
+                return ""
             note = json.loads(self._note.read_text(encoding="utf-8"))
-            return str(note["validator"]) if note["source"] == source else ""
+            return str(note["validator"]) if note["source"] == _digest(source) else ""
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
     def remember(self, source: str, validator: str) -> None:
-        """Notes it for :meth:`validator`, also of a later process."""
-        self._note.write_text(json.dumps({"source": source, "validator": validator}), encoding="utf-8")
+        """Notes it for :meth:`validator`, also of a later process: the address as a hash, since it may hold secrets."""
+        with replacing(self._note) as made:
+            made.write_text(json.dumps({"source": _digest(source), "validator": validator}), encoding="utf-8")
 
     def become(self, blob: Path, sha256: str) -> None:
         """Takes the final name, if the bytes are right, once they are on the disk.
@@ -117,6 +122,37 @@ class PartFile:
         self.path.replace(blob)
         self._note.unlink(missing_ok=True)
         _sync_folder(blob.parent)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _own_file(path: Path) -> int:
+    """Opens a file of a folder that others may write to: what they can put there must not lead to another file.
+
+    Raises:
+        ZooError: It is a link or no file.
+    """
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        handle = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EMLINK, errno.ENXIO, errno.EISDIR):
+            raise ZooError(_foreign(path)) from error
+        raise
+    found = os.fstat(handle)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        os.close(handle)
+        raise ZooError(_foreign(path))
+    return handle
+
+
+def _foreign(path: Path) -> str:
+    return (
+        f"{path} is a link or no file: it is not written to, since it may lead out of the cache. Remove it, or set "
+        "NDPP_HOME to a folder of your own."
+    )
 
 
 class DiskFullError(ZooError):

@@ -8,8 +8,8 @@ import random
 import re
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from ndpp_dense.redaction import redacted, redacted_address
 from ndpp_dense.zoo.cache import Cache, file_sha256
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.http import CutOffError, Patience, RefusedError
@@ -17,7 +17,7 @@ from ndpp_dense.zoo.index import ZooIndex, load_index
 from ndpp_dense.zoo.part import PartFile, WrongBytesError
 from ndpp_dense.zoo.ranks import once_a_node
 from ndpp_dense.zoo.rows import ZooFile, ZooModel
-from ndpp_dense.zoo.sources import MIRRORS, OFFLINE, addresses, fetch, is_offline
+from ndpp_dense.zoo.sources import MIRRORS, OFFLINE, addresses, fetch, is_offline, scheme_of
 
 __all__ = ["locate", "resolve", "resolved_bytes"]
 
@@ -143,11 +143,11 @@ def _numbers(version: str) -> list[int]:
 
 def _local(model: ZooModel, file: ZooFile, places: list[str], cache: Cache) -> list[str]:
     """Places that need no network."""
-    local = [place for place in places if urlsplit(place).scheme in ("", "file")]
+    local = [place for place in places if scheme_of(place) in ("", "file")]
     if not local:
         raise ZooError(
             f"{model.name}: {OFFLINE} is set and {file.name} is not on this machine. Unset it, or copy the file from "
-            f"{places[0]} to {cache.blob(file.sha256)}."
+            f"{redacted_address(places[0])} to {cache.blob(file.sha256)}."
         )
     return local
 
@@ -159,8 +159,8 @@ def _fetch_from_any(model: ZooModel, file: ZooFile, places: list[str], cache: Ca
         try:
             _fetch_patiently(place, file, cache, patience)
         except (RefusedError, CutOffError, WrongBytesError) as error:
-            _log.info("%s: %s: %s", model.name, place, error)
-            reasons.append(f"{place}: {error}")
+            reasons.append(_printable(redacted(f"{redacted_address(place)}: {error}")))
+            _log.info("%s: %s", model.name, reasons[-1])
             continue
         return
     listed = "\n  ".join(reasons)
@@ -168,6 +168,11 @@ def _fetch_from_any(model: ZooModel, file: ZooFile, places: list[str], cache: Ca
         f"{model.name}: no source has {file.name} ({file.size} bytes, SHA-256 {file.sha256[:12]}...):\n  {listed}\n"
         f"Try again later, name another source in {MIRRORS}, or copy the file to {cache.blob(file.sha256)}."
     )
+
+
+def _printable(text: str) -> str:
+    """Without what gives orders to terminals: servers have a say in it."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _fetch_patiently(place: str, file: ZooFile, cache: Cache, patience: Patience) -> None:

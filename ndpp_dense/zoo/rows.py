@@ -9,15 +9,18 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ndpp_dense.zoo.errors import ZooError
+from ndpp_dense.zoo.overrides import check_overrides
 
-__all__ = ["FORMATS", "FRAMEWORKS", "Metric", "ZooFile", "ZooModel", "read_model"]
+__all__ = ["FORMATS", "Metric", "ZooFile", "ZooModel", "is_address", "read_model"]
 
 FORMATS = ("safetensors", "pth")  # in the order in which they are taken
-FRAMEWORKS = ("detectron2", "mmseg", "timm")
 SOURCES = ("measured", "published")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_CONFIG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")  # without a suffix: a file of another folder is never meant
+_VERSION = re.compile(r"\d{1,4}(?:\.\d{1,4}){0,3}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_SIZE = 1 << 40
+_MAX_SIDE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class ZooModel:
         name: Unique; the name of the config where one network belongs to it.
         version: Counts publications under this name, from 1.
         task: Such as ``instance segmentation``.
-        framework: One of ``FRAMEWORKS``; ``timm`` is what ``tools/pretrain.py`` trains.
+        framework: Name of what builds it, see ``ndpp_dense.integrations.registry``.
         config: Bare name of the config.
         overrides: Further words for the config, as on the command line of the training script.
         files: The weights in one or more formats; empty where there are none yet.
@@ -138,9 +141,13 @@ def read_model(row: Any, where: str) -> ZooModel:
     values["metrics"] = tuple(_metric(entry, here) for entry in values.get("metrics", ()))
     model = ZooModel(**values)
     _need(bool(_NAME.fullmatch(model.name)), here, "name", model.name, "letters, digits, '.', '_' and '-'")
-    _need(bool(_NAME.fullmatch(model.config)), here, "config", model.config, "the bare name of a config")
-    _need(model.framework in FRAMEWORKS, here, "framework", model.framework, " or ".join(FRAMEWORKS))
-    _need(model.version >= 1, here, "version", model.version, "at least 1")
+    _need(bool(_CONFIG.fullmatch(model.config)), here, "config", model.config, "the bare name of a config")
+    _need(bool(_NAME.fullmatch(model.framework)), here, "framework", model.framework, "the name of a framework")
+    _need(1 <= model.version < 10**6, here, "version", model.version, "at least 1")
+    _need(bool(_VERSION.fullmatch(model.min_version)), here, "min_version", model.min_version, "such as 0.1.0")
+    right = len(model.image_size) in (0, 2) and all(0 < side <= _MAX_SIDE for side in model.image_size)
+    _need(right, here, "image_size", model.image_size, f"height and width from 1 to {_MAX_SIDE}")
+    check_overrides(model.overrides, here)
     return model
 
 
@@ -168,6 +175,11 @@ def _fit_to_fetch(url: str) -> bool:
     if parts.scheme:
         return parts.scheme in ("http", "https") and bool(parts.netloc)
     return bool(url) and not url.startswith("/") and ".." not in parts.path.split("/") and "%" not in url
+
+
+def is_address(url: str) -> bool:
+    """Whether it is an http(s) address without signs that have no place in one."""
+    return _fit_to_fetch(url) and bool(urlsplit(url).scheme)
 
 
 def _metric(entry: Any, where: str) -> Metric:
@@ -207,6 +219,8 @@ def _value(value: Any, kind: str, where: str) -> Any:
     right = isinstance(value, wanted) and not (isinstance(value, bool) and bool not in wanted)
     if not right or (isinstance(value, float) and not math.isfinite(value)):
         raise ZooError(f"{where}: {kind} is needed, not {value!r:.80}.")
+    if isinstance(value, str) and not value.isprintable():  # it is shown on terminals, which take orders
+        raise ZooError(f"{where}: {value!r:.80} holds signs that cannot be printed.")
     return value
 
 

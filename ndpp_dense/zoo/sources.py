@@ -15,7 +15,7 @@ from ndpp_dense.zoo.index import ZooIndex
 from ndpp_dense.zoo.part import PartFile
 from ndpp_dense.zoo.rows import ZooFile
 
-__all__ = ["MIRRORS", "OFFLINE", "addresses", "fetch", "is_offline"]
+__all__ = ["MIRRORS", "OFFLINE", "addresses", "fetch", "is_offline", "scheme_of"]
 
 MIRRORS, OFFLINE = "NDPP_ZOO_MIRROR", "NDPP_OFFLINE"
 _BLOCK = 1 << 20
@@ -36,7 +36,7 @@ def addresses(file: ZooFile, index: ZooIndex) -> list[str]:
     mirrors = [word for word in re.split(r"[,\s]+", os.environ.get(MIRRORS, "")) if word]
     found = [_below(mirror, file.name) for mirror in mirrors]
     for url in file.urls:
-        if urlsplit(url).scheme:
+        if scheme_of(url):
             found.append(url)
         else:
             found += [_below(base, url) for base in (*mirrors, *index.base_urls)]
@@ -56,13 +56,18 @@ def fetch(address: str, part: PartFile, patience: Patience, advance: Callable[[i
         CutOffError: It is worth another attempt.
         RefusedError: It is not.
     """
-    scheme = urlsplit(address).scheme
+    scheme = scheme_of(address)
     if scheme in ("http", "https"):
         fetch_http(address, part, patience, advance)
     elif scheme in ("", "file"):
         _copy(lambda: _opened_file(address), part, advance)
     else:
         _copy(lambda: _opened_remote(address, scheme), part, advance)
+
+
+def scheme_of(address: str) -> str:
+    """``https`` and the like; empty for a path. The rest of the address may be none."""
+    return address.partition(":")[0] if "://" in address or address.startswith("file:") else ""
 
 
 def _below(base: str, name: str) -> str:

@@ -36,12 +36,14 @@ class Checkpoint:
         path: The file.
         weights: The state dictionary, in float32 on the CPU.
         facts: What was noted in the file.
+        sha256: Of the bytes that the weights are of.
     """
 
     model: ZooModel
     path: Path
     weights: dict[str, Tensor]
     facts: dict[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
 
 def load_checkpoint(
@@ -65,11 +67,12 @@ def load_checkpoint(
     """
     index = index or load_index()
     row = index.find(name)
+    file = _file_of(row)
     path, data = resolved_bytes(name, index=index)
-    weights, facts = _read(data, path, _file_of(row))
+    weights, facts = _read(data, path, file)
     if model is not None:
         load_into(model, weights, row.name, strict=strict)
-    return Checkpoint(row, path, weights, facts)
+    return Checkpoint(row, path, weights, facts, file.sha256)
 
 
 def load_into(model: nn.Module, weights: Mapping[str, Tensor], name: str, *, strict: bool = True) -> str:
@@ -113,7 +116,7 @@ def read_verified(path: Path, file: ZooFile) -> tuple[dict[str, Tensor], dict[st
         ZooError: The bytes are others, or are no weights.
     """
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if path.stat().st_size == file.size else b""  # what is larger need not be held
     except OSError as error:
         raise ZooError(f"cannot read {path}: {error}.") from error
     found = hashlib.sha256(data).hexdigest()

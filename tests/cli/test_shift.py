@@ -107,4 +107,4 @@ def test_unknown_names_of_borders_and_tasks(flag, capsys):
 def test_what_a_config_is_for(words, framework):
     parser = Parser()
     shift.add_arguments(parser)
-    assert shift.framework_of(parser.parse(words)) == framework
+    assert shift.framework_asked_for(parser.parse(words)).name == framework

@@ -3,8 +3,10 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ndpp_dense.cli import main
 from ndpp_dense.zoo import Cache, ZooFile, ZooIndex, ZooModel, load_index
@@ -44,6 +46,59 @@ def test_list_says_what_is_where(capsys):
     assert main(["zoo", "list", "--weights", "f*"]) == 0
     assert "recipe" not in capsys.readouterr().out
     assert main(["zoo", "list", "nothing*"]) == 2
+
+
+def test_inference_reads_hashes_and_unpacks_once(index, tmp_path, monkeypatch):
+    """What the framework would do is left out: `ndpp infer` gives it the weights as they are."""
+    import hashlib
+
+    import ndpp_dense.cli.infer as infer
+    import ndpp_dense.zoo.index as zoo_index
+    import ndpp_dense.zoo.weights as zoo_weights
+
+    counts = {"index": 0, "hash": 0, "unpack": 0, "predictor": 0}
+
+    def counted(name, function):
+        def call(*args, **kwargs):
+            counts[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+    class Found:
+        def picture(self):
+            return np.zeros((4, 4, 3), np.uint8)
+
+        def summary(self):
+            return "nothing"
+
+    def predictor(checkpoint, device, score):
+        counts["predictor"] += 1
+        assert checkpoint.weights["weight"].tolist() == [1.0, 1.0, 1.0]
+        return lambda image: Found()
+
+    sha256, size = hashlib.sha256, index.models["here"].weights.size
+    monkeypatch.setattr(
+        hashlib,
+        "sha256",
+        lambda data=b"", **words: (counted("hash", sha256) if len(data) in (0, size) else sha256)(data, **words),
+    )
+    monkeypatch.setattr(zoo_index, "read_content", counted("index", zoo_index.read_content))
+    monkeypatch.setattr(zoo_weights, "unpack", counted("unpack", zoo_weights.unpack))
+    monkeypatch.setattr(infer, "predictor_of", lambda model: predictor)
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    words = [
+        "infer",
+        str(tmp_path / "a.png"),
+        "--weights",
+        "here",
+        "--output",
+        str(tmp_path / "out"),
+        "--device",
+        "cpu",
+    ]
+    assert main(words) == 0
+    assert counts == {"index": 1, "hash": 1, "unpack": 1, "predictor": 1}
 
 
 def test_info_download_and_path(index, capsys):

@@ -117,6 +117,10 @@ def test_twelve_bits_in_sixteen_are_dark_by_depth_and_right_by_range(tmp_path, m
     ]
     monkeypatch.setenv(depth.RANGE_VARIABLE, "0:4095")
     assert np.array_equal(pixels(path)[..., 0], GREY)
+    monkeypatch.setenv(depth.RANGE_VARIABLE, "0:1023")  # what lies beyond is white
+    assert np.array_equal(pixels(path)[..., 0], np.minimum(GREY.astype(int) * 4, 255))
+    monkeypatch.setenv(depth.RANGE_VARIABLE, "-4096:4095")
+    assert np.array_equal(pixels(path)[..., 0], 128 + GREY // 2)
 
 
 @pytest.mark.parametrize("text", ["4095", "5:5", "9:1", "a:b", "0:inf", "0:1:2"])

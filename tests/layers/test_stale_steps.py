@@ -157,7 +157,7 @@ def test_checkpoints_are_those_of_fresh():
 def test_only_stale_models_are_watched_and_folded_ones_are_not():
     model = make_net()
     watch_steps(model)  # again
-    assert (len(model._forward_pre_hooks), len(model._forward_hooks)) == (1, 1)
+    assert (len(model._forward_pre_hooks), len(model._forward_hooks)) == (1, 2)
     assert not make_net("fresh")._forward_hooks
     folded = fold_ndpp(model)
     assert not folded._forward_pre_hooks

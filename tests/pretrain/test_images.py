@@ -95,3 +95,105 @@ def test_files_that_are_no_tree(tmp_path, own_tree):
     (own_tree / "train" / "n01" / "n01_0.png").rename(own_tree / "train" / "loose.png")
     with pytest.raises(ValueError, match="loose.png is in no class folder"):
         open_images(own_tree)
+
+
+def test_hidden_folders_are_no_classes_and_other_files_are_counted(own_tree, tmp_path, caplog):
+    hidden = own_tree / "train" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    (own_tree / "train" / "n01" / "n01_0.png").rename(hidden / "n01_0-checkpoint.png")
+    (own_tree / "train" / "n01" / "._n01_1.png").write_bytes(b"\0\5\x16\7")
+    (own_tree / "train" / "n02" / "n02_0.png").rename(own_tree / "train" / "n02" / "n02_0.gif")
+    for data in (own_tree, pack(own_tree, tmp_path / "x.tar")):
+        caplog.clear()
+        train, val = open_images(data)
+        assert train.classes == val.classes == ("n01", "n02")
+        assert (len(train), len(val)) == (22, 10)
+        assert "1 that do not end as images do (.gif 1; first: " in caplog.text
+        assert "2 hidden (" in caplog.text
+
+
+def test_links_in_a_tar_file_stand_for_what_they_name(tree, tmp_path):
+    path = tmp_path / "links.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(tree, arcname=".")
+        for kind, name, target in (
+            (tarfile.LNKTYPE, "train/n01/hard.png", "./train/n01/n01_0.png"),
+            (tarfile.SYMTYPE, "train/n01/soft.png", "../n02/n02_3.png"),
+            (tarfile.SYMTYPE, "train/n01/far.png", "soft.png"),
+            (tarfile.SYMTYPE, "val/n01/gone.png", "/etc/passwd"),
+            (tarfile.SYMTYPE, "val/n01/out.png", "../../../../x.png"),
+            (tarfile.SYMTYPE, "val/n01/round.png", "round.png"),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            tar.addfile(info)
+    train, val = open_images(path)
+    assert (len(train), len(val)) == (27, 10)
+    names = [name.decode() for name in train.names]
+    for link, target in (("hard", "n01/n01_0"), ("soft", "n02/n02_3"), ("far", "n02/n02_3")):
+        linked, original = names.index(f"train/n01/{link}.png"), names.index(f"train/{target}.png")
+        assert np.array_equal(np.asarray(train.load(linked)[0]), np.asarray(train.load(original)[0]))
+
+
+def test_what_leads_nowhere_and_lies_elsewhere_is_counted(own_tree, tmp_path, caplog):
+    (own_tree / "train" / "n01" / "gone.png").symlink_to("nowhere.png")
+    (own_tree / "test").mkdir()
+    (own_tree / "val" / "n01" / "n01_0.png").rename(own_tree / "test" / "a.png")
+    open_images(pack(own_tree, tmp_path / "x.tar"))
+    assert "1 that are no files or links to nothing (train/n01/gone.png)" in caplog.text
+    assert "1 images in no class folder of train or val (first: test/a.png)" in caplog.text
+
+
+def test_of_two_members_of_one_name_the_last_counts(tree, tmp_path):
+    path = pack(tree, tmp_path / "x.tar")
+    with tarfile.open(path, "a") as tar:
+        tar.add(tree / "train" / "n02" / "n02_5.png", arcname="train/n01/n01_0.png")
+    train = open_images(path)[0]
+    assert len(train) == 24
+    assert np.array_equal(np.asarray(train.load(0)[0]), np.asarray(open_images(tree)[0].load(12 + 5)[0]))
+
+
+def test_a_tar_file_that_is_not_whole_is_refused(tree, tmp_path):
+    path = pack(tree, tmp_path / "x.tar")
+    data = path.read_bytes()
+    with tarfile.open(path) as tar:
+        middle = [info.offset for info in tar if info.isfile()][20]
+    damaged = bytearray(data)
+    damaged[middle + 10] ^= 0xFF
+    for spoiled, message in (
+        (data[: middle + 700], "(empty header|unexpected end of data)"),
+        (data[:middle], "breaks off"),
+        (bytes(damaged), f"begins at byte {middle}"),
+        (data + data, "second tar file"),
+    ):
+        path.write_bytes(spoiled)
+        with pytest.raises(ValueError, match=rf"cannot read .*x\.tar as a tar file of images: .*{message}"):
+            open_images(path)
+
+
+def test_a_set_without_images_says_what_it_holds(own_tree, tmp_path):
+    for folder in (own_tree / "val").iterdir():
+        for file in folder.iterdir():
+            file.rename(file.with_suffix(".gif"))
+    with pytest.raises(ValueError, match=r"val holds no image that ends in .* \(it holds 10 that do not end as images"):
+        open_images(own_tree)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(own_tree / "val", arcname="val")
+    with pytest.raises(ValueError, match=r"x\.tar .* it holds no images \(it holds 10 that do not end"):
+        open_images(tmp_path / "x.tar")
+
+
+def test_deep_images_are_not_clipped(own_tree):
+    from PIL import Image
+
+    file = own_tree / "train" / "n01" / "n01_0.png"
+    Image.fromarray(np.full((32, 32), 100 * 257, np.uint16)).save(file)
+    assert np.unique(np.asarray(open_images(own_tree)[0].load(0)[0])).tolist() == [100]
+
+
+def test_too_thin_an_image_is_named(own_tree):
+    from PIL import Image
+
+    Image.new("RGB", (4001, 20)).save(own_tree / "train" / "n01" / "n01_0.png")
+    with pytest.raises(ValueError, match=r"n01_0\.png: 4001 x 20 pixels are too thin"):
+        open_images(own_tree)[0].load(0)

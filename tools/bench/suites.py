@@ -16,6 +16,7 @@ from bench.peers import IterNorm2d, replace_norms, whitened
 from bench.profile import profile
 from bench.solver import solver_cases
 from ndpp_dense import create_backbone
+from ndpp_dense.integrations.registry import framework
 
 LAYERS = {  # in, out, kernel, stride, side of the input: what ResNet-50 has at 224 pixels
     "7x7/2, 3 to 64, 224": (3, 64, 7, 2, 224),
@@ -146,9 +147,14 @@ def memory_cases(settings: Settings) -> list[Case]:
     ]
 
 
-TIMM: dict[str, Any] = {"needs": ("timm", "torchvision"), "install": "pip install -e '.[pretrain]' -c constraints.txt"}
-DETECTRON2 = "pip install -e '.[detectron2]' -c constraints.txt && python tools/install_detectron2.py"
-MMSEG = "pip install -e '.[mmseg]' -c constraints.txt"
+def _needs(name: str, *more: str) -> dict[str, Any]:
+    record = framework(name)
+    return {"needs": (*record.packages, *more), "install": record.install}
+
+
+TIMM = _needs("timm", "torchvision")
+DETECTRON2 = _needs("detectron2")
+MMSEG = _needs("mmseg")
 SUITES = {
     "layer": Suite("Training step of one convolution with its norm", layer_cases),
     "backbone": Suite("Training step of ResNet-50", backbone_cases, **TIMM),
@@ -158,6 +164,6 @@ SUITES = {
     "memory": Suite("Peak memory of a training step of ResNet-50", memory_cases, **TIMM),
     "collectives": Suite("What the norms of ResNet-50 send in a training step", collective_cases, **TIMM),
     "solver": Suite("Inverse square roots of real covariances", solver_cases, **TIMM),
-    "detector": Suite("Training step of Mask R-CNN R50-FPN", detector_cases, ("detectron2",), DETECTRON2, quick=False),
-    "segmentor": Suite("Training step of DeepLabv3 R50", segmentor_cases, ("mmseg",), MMSEG, quick=False),
+    "detector": Suite("Training step of Mask R-CNN R50-FPN", detector_cases, **DETECTRON2, quick=False),
+    "segmentor": Suite("Training step of DeepLabv3 R50", segmentor_cases, **MMSEG, quick=False),
 }

@@ -1,8 +1,8 @@
 # CamVid (480 x 360, 11 classes) at half size. The folder has images/{train,val} and labels/{train,val}.
 data_root = "data/camvid"
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
+    dict(type="LoadCheckedImage"),
+    dict(type="LoadCheckedLabels"),
     dict(type="CheckLabels", num_classes=11, ignore_index=11),
     dict(type="RandomResize", scale=(240, 180), ratio_range=(0.75, 1.5), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(160, 208), cat_max_ratio=0.9, ignore_index=11),
@@ -11,9 +11,10 @@ train_pipeline = [
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
+    dict(type="LoadCheckedImage"),
     dict(type="Resize", scale=(240, 180), keep_ratio=True),
-    dict(type="LoadAnnotations"),
+    dict(type="LoadCheckedLabels"),
+    dict(type="CheckLabels", num_classes=11, ignore_index=11),
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(

@@ -1,8 +1,8 @@
 # Cityscapes, base resolution 1024, crops of 512 x 1024. One image a GPU: batch 8 on 8 GPUs.
 data_root = "data/cityscapes"
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
+    dict(type="LoadCheckedImage"),
+    dict(type="LoadCheckedLabels"),
     dict(type="CheckLabels", num_classes=19),
     dict(type="RandomResize", scale=(2048, 1024), ratio_range=(0.5, 2.0), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(512, 1024), cat_max_ratio=0.75),
@@ -11,9 +11,10 @@ train_pipeline = [
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
+    dict(type="LoadCheckedImage"),
     dict(type="Resize", scale=(2048, 1024), keep_ratio=True),
-    dict(type="LoadAnnotations"),  # after Resize: the truth keeps its size
+    dict(type="LoadCheckedLabels"),  # after Resize: the truth keeps its size
+    dict(type="CheckLabels", num_classes=19),
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(

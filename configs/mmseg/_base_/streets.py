@@ -1,7 +1,7 @@
 # The generated street set: 128 x 256 pixels, 8 of Cityscapes' classes.
 train_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
+    dict(type="LoadCheckedImage"),
+    dict(type="LoadCheckedLabels"),
     dict(type="CheckLabels", num_classes=8),
     dict(type="RandomResize", scale=(256, 128), ratio_range=(0.75, 1.25), keep_ratio=True),
     dict(type="RandomCrop", crop_size=(96, 128)),
@@ -9,8 +9,9 @@ train_pipeline = [
     dict(type="PackSegInputs"),
 ]
 test_pipeline = [
-    dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations"),
+    dict(type="LoadCheckedImage"),
+    dict(type="LoadCheckedLabels"),
+    dict(type="CheckLabels", num_classes=8),
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(

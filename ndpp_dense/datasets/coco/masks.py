@@ -45,20 +45,20 @@ def check_masks(
         sizes: (N, 2), width and height of each one's image.
         report: Gets what is wrong.
         needed: Whether the model predicts masks.
-        evaluated: Whether COCO evaluation reads them; it reads those of crowds too.
+        evaluated: Whether COCO evaluation reads them; it needs those of crowds too.
         left_out: (N,) bool, objects that training leaves out anyway, whose masks may be flat.
 
     Returns:
         (N, 4), XYXY of each one's polygons; NaN where it has none.
     """
     crowds = np.array([bool(entry.get("iscrowd")) for entry in annotations])
-    used = np.arange(len(annotations)) if evaluated else np.flatnonzero(~crowds)
-    masks = [annotations[number].get("segmentation") for number in used]
-    missing = [number for number, mask in zip(used, masks, strict=True) if mask is None or mask == []]
+    used = range(len(annotations))  # Detectron2 reads those of crowds too, and then drops them in training
+    masks = [entry.get("segmentation") for entry in annotations]
+    missing = [number for number, mask in enumerate(masks) if mask is None or mask == []]
     if needed:
         text = f"{{count}} of {len(used)} annotations have no segmentation, and the model predicts masks "
         text += "(MODEL.MASK_ON is True): use a config faster_rcnn_*, or MODEL.MASK_ON False, or add them"
-        report.fault([annotations[number]["id"] for number in missing], text)
+        report.fault([annotations[number]["id"] for number in missing if evaluated or not crowds[number]], text)
     faults: defaultdict[str, set[int]] = defaultdict(set)
     gone = set(missing)
     polygons = [(n, mask) for n, mask in zip(used, masks, strict=True) if isinstance(mask, list) and n not in gone]
@@ -68,7 +68,7 @@ def check_masks(
     extents = np.full((len(annotations), 4), np.nan)
     _check_polygons(polygons, sizes, extents, faults)
     _check_runs(runs, sizes, faults)
-    faults["flat"] -= set() if evaluated else set(map(int, np.flatnonzero(left_out)))
+    faults["flat"] -= set() if evaluated else set(map(int, np.flatnonzero(left_out | crowds)))
     for kind, text in _TEXTS.items():
         found = [annotations[number]["id"] for number in sorted(faults[kind])]
         report.fault(found, f"{{count}} of {len(annotations)} annotations {text}; correct or remove them")

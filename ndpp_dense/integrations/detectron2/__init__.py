@@ -1,8 +1,7 @@
 """ND++ in Detectron2: config keys, meta-architecture, backbone and training."""
 
-from ndpp_dense.integrations.detectron2.backbone import build_ndpp_resnet_fpn_backbone
 from ndpp_dense.integrations.detectron2.config import add_ndpp_config, read_options
-from ndpp_dense.integrations.detectron2.modeling import NDPPModel, to_ndpp
+from ndpp_dense.integrations.detectron2.modeling import NDPPModel, build_ndpp_resnet_fpn_backbone, to_ndpp
 from ndpp_dense.integrations.detectron2.pooling_backbone import (
     PoolingBottleneckBlock,
     build_pooling_resnet_backbone,

@@ -19,6 +19,7 @@ from torch import nn
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.integrations.detectron2.reading import as_detectron2
+from ndpp_dense.redaction import redacted
 from ndpp_dense.training.checkpoint_files import choose_newest, is_of_run, save_checkpoint
 from ndpp_dense.training.nonfinite import nonfinite_parameters
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
@@ -147,7 +148,7 @@ class NDCheckpointer(DetectionCheckpointer):
             names = os.listdir(folder) if os.path.isdir(folder) else []
             near = difflib.get_close_matches(os.path.basename(path), names, n=3)
             hint = f"nearest names there: {', '.join(near)}" if near else f"folder exists: {os.path.isdir(folder)}"
-            raise FileNotFoundError(f"checkpoint {path} not found ({hint}). Correct MODEL.WEIGHTS.")
+            raise FileNotFoundError(f"checkpoint {redacted(path)} not found ({hint}). Correct MODEL.WEIGHTS.")
         try:
             return super().load(path, *args, **kwargs)
         finally:

@@ -16,6 +16,8 @@ from ndpp_dense.reports.plots import draw_losses, draw_rate, save_figure, say, t
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+__all__ = ["read_metrics", "save_curves"]
+
 _LOG = logging.getLogger(__name__)
 _AP_LINES = {
     "segm/AP": ("mask AP", "tab:blue", "-"),

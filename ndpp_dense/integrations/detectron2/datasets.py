@@ -15,6 +15,8 @@ from detectron2.utils.file_io import PathManager
 from ndpp_dense.datasets.coco import CocoSource, CocoSummary, validate_coco
 from ndpp_dense.datasets.digits import DEFAULT_CATEGORIES, ensure_digits, locate_digits
 
+__all__ = ["check_available", "register_coco", "register_demo"]
+
 _DEMO_SPLITS = ("digits_train", "digits_val")
 # The metadata that Detectron2's own sets (COCO, LVIS, Cityscapes, Pascal VOC, ADE20K) keep their paths under.
 _PATH_KEYS = ("json_file", "image_root", "image_dir", "gt_dir", "dirname", "sem_seg_root", "panoptic_root")
@@ -49,7 +51,7 @@ def register_coco(source: CocoSource, *, masks: bool = False) -> CocoSummary:
                 f"data set {source.name!r} is registered already, with {taken}; got {wanted}. Choose another name."
             )
         return summary
-    register_coco_instances(source.name, {}, *wanted)
+    register_coco_instances(source.name, {"thing_classes": [*summary.categories]}, *wanted)
     return summary
 
 

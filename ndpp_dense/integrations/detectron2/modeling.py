@@ -1,25 +1,34 @@
-"""The meta-architecture ``NDPPModel``: build as configured, then convert, before weights, optimizer and DDP."""
+"""What configs name: build as configured, then convert, before weights, optimizer and DDP.
+
+``NDPPModel`` is the meta-architecture, ``build_ndpp_resnet_fpn_backbone`` for those who want the backbone only.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.modeling.backbone.fpn import FPN, build_resnet_fpn_backbone
+from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, DeformBottleneckBlock
 from torch import nn
 
 from ndpp_dense.conversion.options import NDPPOptions
 from ndpp_dense.conversion.report import ConversionReport
 from ndpp_dense.integrations.detectron2.config import read_options
-from ndpp_dense.integrations.detectron2.initialization import start_residual_branches_at_zero
-from ndpp_dense.layers import WhiteningConfig
+from ndpp_dense.layers import NDLayer, WhiteningConfig
 from ndpp_dense.training.prepare import prepare
+
+__all__ = ["NDPPModel", "build_ndpp_resnet_fpn_backbone", "start_residual_branches_at_zero", "to_ndpp"]
 
 logger = logging.getLogger(__name__)
 Model = TypeVar("Model", bound=nn.Module)
+_LAST = {BasicBlock: "conv2", BottleneckBlock: "conv3", DeformBottleneckBlock: "conv3"}  # of a residual branch
 BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verified
 
 
@@ -35,6 +44,21 @@ def NDPPModel(cfg: CfgNode) -> nn.Module:  # noqa: N802 - a meta-architecture's 
     """
     build = META_ARCH_REGISTRY.get(cfg.MODEL.NDPP.META_ARCHITECTURE)
     return _prepared(build(cfg), read_options(cfg), cfg.MODEL.NDPP.ZERO_INIT_RESIDUAL)
+
+
+@BACKBONE_REGISTRY.register()
+def build_ndpp_resnet_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Detectron2's ResNet-FPN with all its convolutions converted; the heads stay as they are.
+
+    Args:
+        cfg: A config with :func:`add_ndpp_config`'s keys; ``MODEL.NDPP.RULES`` (of whole models) is not read.
+        input_shape: Of the image.
+    """
+    backbone = build_resnet_fpn_backbone(cfg, input_shape)
+    options = replace(read_options(cfg), rules={})
+    start = start_residual_branches_at_zero if cfg.MODEL.NDPP.ZERO_INIT_RESIDUAL else None
+    prepare(backbone, options, start_at_zero=start)
+    return backbone
 
 
 def to_ndpp(
@@ -74,3 +98,20 @@ def _prepared(model: Model, options: NDPPOptions, zero_init_residual: bool) -> M
     report = prepare(model, options, start_at_zero=start, dry_run=dry_run)
     logger.info("ND++ conversion:\n%s", report)
     return model
+
+
+@torch.no_grad()
+def start_residual_branches_at_zero(model: nn.Module) -> None:
+    """Sets the weights of the last convolution of every residual branch to zero, where it is converted and trains.
+
+    A block then starts as the identity. The norm that ended the branch kept its output at unit variance; without it,
+    the sum over blocks grows with depth until training has shrunk the weights. timm and MMSegmentation start the norm
+    itself at zero; Detectron2, made for pretrained backbones, does not.
+
+    Args:
+        model: Converted, its weights newly initialised; weights that are loaded later take the place of the zeros.
+    """
+    for module in model.modules():
+        last = next((getattr(module, name) for kind, name in _LAST.items() if isinstance(module, kind)), None)
+        if isinstance(last, NDLayer) and last.weight.requires_grad:
+            last.weight.zero_()

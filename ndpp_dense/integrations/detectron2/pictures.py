@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = ["save_predictions"]
+
 _COLUMNS = 4
 _CELL_INCHES, _DPI = 3.0, 130
 _LONG_SIDE = 480  # pixels that a picture is drawn at, so that outlines look alike on small and large images

@@ -13,6 +13,13 @@ from detectron2.modeling.backbone.resnet import BasicStem, BottleneckBlock, ResN
 from ndpp_dense.layers.pooling import spatial_operation
 from ndpp_dense.layers.stage_pattern import stage_pattern
 
+__all__ = [
+    "PoolingBottleneckBlock",
+    "add_pooling_config",
+    "build_pooling_resnet_backbone",
+    "build_pooling_resnet_fpn_backbone",
+]
+
 DEPTHS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
 

@@ -1,4 +1,4 @@
-"""What Detectron2 finds in the files of its model zoo, of Caffe2 and of pycls, once they are read."""
+"""What Detectron2 finds in the files of its model zoo, of Caffe2 and of pycls, read without running code from them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
+from detectron2.utils.file_io import PathManager
 
-__all__ = ["as_detectron2"]
+from ndpp_dense.weights.files import read_checkpoint
+
+__all__ = ["as_detectron2", "check_proposals"]
 
 
 def as_detectron2(content: Mapping[str, Any], file: str) -> dict[str, Any]:
@@ -40,6 +44,18 @@ def as_detectron2(content: Mapping[str, Any], file: str) -> dict[str, Any]:
     if others or not named:
         raise ValueError(f"{file} holds no weights but {', '.join(map(str, others[:5])) or 'nothing'}: name another.")
     return found
+
+
+def check_proposals(cfg: CfgNode) -> None:
+    """Refuses files of proposals that hold more than plain data: Detectron2 unpickles them, and runs what they ask for.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A file asks for more than plain data.
+    """
+    if cfg.MODEL.LOAD_PROPOSALS:
+        for file in (*cfg.DATASETS.PROPOSAL_FILES_TRAIN, *cfg.DATASETS.PROPOSAL_FILES_TEST):
+            read_checkpoint(PathManager.get_local_path(file))
 
 
 def _is_array(value: Any) -> bool:

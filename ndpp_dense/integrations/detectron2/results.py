@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+__all__ = ["format_results"]
+
 _TASKS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints", "box_proposals": "proposals"}
 _PER_CATEGORY = "AP-"
 _FOOTNOTE = '"-": the data set holds no such objects.'

@@ -15,11 +15,15 @@ from torch import nn
 from ndpp_dense.distributed.stopping import stopping_at_once
 from ndpp_dense.integrations.detectron2.checkpoint import CHECKPOINTS, NDCheckpointer
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
-from ndpp_dense.integrations.detectron2.run_config import build_config, prepare_run
+from ndpp_dense.integrations.detectron2.run_config import build_config, flat_settings, prepare_run
+from ndpp_dense.integrations.detectron2.setting_checks import check_training_sets
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
 from ndpp_dense.training.run_folder import claimed
+from ndpp_dense.training.setting_faults import faults_of_settings
 
 __all__ = ["evaluate_or_train"]
+
+_NEXT = "Correct the setting that it is about, in the config or among the overrides."
 
 
 def evaluate_or_train(
@@ -51,6 +55,7 @@ def evaluate_or_train(
         with stopping_at_once("the evaluation"):
             _evaluate(cfg, resume, tell)
         return
+    check_training_sets(cfg)
     with claimed(cfg.OUTPUT_DIR, CHECKPOINTS, resume=resume):
         prepare_run(cfg)
         tell(*remarks)
@@ -58,16 +63,24 @@ def evaluate_or_train(
 
 
 def _train(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
-    trainer = NDTrainer(cfg)
+    with faults_of_settings("building the model and what trains it", _NEXT, flat_settings(cfg)):
+        trainer = NDTrainer(cfg)
     tell(_found(cfg, trainer.net, f"{len(trainer.data.dicts)} training images"))
     trainer.resume_or_load(resume)
     trainer.train()
 
 
 def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
-    model = build_model(cfg)
+    with faults_of_settings("building the model", _NEXT, flat_settings(cfg)):
+        model = build_model(cfg)
     tell(_found(cfg, model, "evaluation only"))
-    NDCheckpointer(model, cfg.OUTPUT_DIR).resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer = NDCheckpointer(model, cfg.OUTPUT_DIR)
+    if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
+        raise FileNotFoundError(
+            "nothing to evaluate: the weights are random. Give some with --weights FILE or NAME, or --resume for the "
+            f"newest checkpoint in {cfg.OUTPUT_DIR}{', which has none' if resume else ' (--resume is not given)'}."
+        )
+    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
     results = evaluate(cfg, model)
     if comm.is_main_process():
         write_report(cfg, results)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import logging
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.config_files import find_config
+from ndpp_dense.config_files import find_config, yaml_fault
 from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
+from ndpp_dense.integrations.detectron2.reading import check_proposals
+from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_settings
+from ndpp_dense.redaction import redacted
 from ndpp_dense.training.log_files import forgiving
 
-__all__ = ["build_config", "merge_config", "prepare_run", "register_datasets"]
+__all__ = ["build_config", "flat_settings", "merge_config", "prepare_run", "register_datasets"]
 
 _MAPPING_HINT = """Write it as in a config file: '{"*.fpn_*": {EPS: 0.05}, "*.stem.*": False}'."""
 # Name on the lines of each package's logger.
@@ -69,6 +73,7 @@ def build_config(
     register_demo()
     chosen = cfg.clone()  # the overrides decide what the data need, and come after what the data decide
     _merge_overrides(chosen, overrides)
+    check_settings(chosen)
     remarks = register_datasets(cfg, datasets, chosen)
     if device is not None:
         cfg.MODEL.DEVICE = device
@@ -78,6 +83,8 @@ def build_config(
         cfg.OUTPUT_DIR = str(Path("output") / path.stem)
     _merge_overrides(cfg, overrides)
     check_available([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    check_device_and_classes(cfg)
+    check_proposals(cfg)
     if auto_scale is not None:
         cfg, changes = _scaled(cfg, Scaling(auto_scale, comm.get_world_size()))
         remarks += changes
@@ -101,6 +108,11 @@ def merge_config(cfg: CfgNode, path: Path, overrides: Sequence[str] = ()) -> Non
     _merge_overrides(cfg, overrides)
 
 
+def flat_settings(cfg: CfgNode) -> dict[str, Any]:
+    """Values by their whole key, such as ``SOLVER.BASE_LR``."""
+    return {key: _value(cfg, key) for key in _keys(cfg)}
+
+
 def prepare_run(cfg: CfgNode) -> None:
     """Log to the terminal and to ``OUTPUT_DIR/log.txt``, keep the configuration there, seed the random generators.
 
@@ -118,7 +130,7 @@ def prepare_run(cfg: CfgNode) -> None:
             forgiving(handler)
     if comm.is_main_process():
         with replacing(folder / "config.yaml") as path:
-            path.write_text(cfg.dump(), encoding="utf-8")
+            path.write_text(redacted(cfg.dump()), encoding="utf-8")  # a folder that may be passed on
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
@@ -216,11 +228,42 @@ def _short(names: tuple[str, ...]) -> str:
 
 
 def _merge_file(cfg: CfgNode, path: Path) -> None:
+    _check_files(path, ())
     try:
-        cfg.merge_from_file(str(path))
+        # Detectron2 takes files for its own and runs the tags of Python in them, unless told not to; in bases too.
+        cfg.merge_from_file(str(path), allow_unsafe=False)
+    except yaml.YAMLError as error:
+        raise ValueError(f"config {yaml_fault(error)}") from error
     except KeyError as error:
         key = str(error.args[0]).rsplit(": ", 1)[-1]
         raise KeyError(f"config {path}: {_unknown(cfg, key)}") from error
+    except (AttributeError, TypeError, AssertionError) as error:  # a value where Detectron2 looks for a section
+        raise ValueError(f"config {path}: {error}. It must hold 'SECTION: {{KEY: value}}' lines.") from error
+    except ValueError as error:
+        raise ValueError(f"config {path}: {_mismatch(error)}") from error
+
+
+def _check_files(path: Path, users: tuple[Path, ...]) -> None:
+    """Follows ``_BASE_``: each must be a file with a mapping, and none may lead back to one before."""
+    chain = (*users, path.resolve())
+    if path.resolve() in users:
+        raise ValueError(f"config {path} builds on itself through _BASE_: {' -> '.join(file.name for file in chain)}.")
+    if not path.is_file():
+        user = f"config {users[-1]}: _BASE_ names {path}, " if users else f"config {path}: "
+        raise FileNotFoundError(f"{user}and there is no such file. Correct the path; it is relative to the config.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # text alone: tags mean nothing
+    except yaml.YAMLError:
+        return  # which reading it will say, with the line
+    except UnicodeDecodeError as error:
+        raise ValueError(f"config {path} is no text: {error}.") from error
+    if not isinstance(content, dict):
+        found = "nothing" if content in (None, "") else f"a {type(content).__name__}"
+        raise ValueError(f"config {path} holds {found}; it must hold 'SECTION: {{KEY: value}}' lines.")
+    bases = content.get("_BASE_", [])
+    for base in bases if isinstance(bases, list) else [bases]:
+        if "://" not in str(base):
+            _check_files(path.parent / Path(str(base)).expanduser(), chain)
 
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
@@ -234,9 +277,31 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
             if key in open_keys:
                 _node(cfg, key).update(_mapping(value))
             else:
-                cfg.merge_from_list([key, value])
+                cfg.merge_from_list([key, _as_float(value) if isinstance(_value(cfg, key), float) else value])
         except (ValueError, AssertionError) as error:
-            raise ValueError(f"override {key} {value}: {error}") from error
+            raise ValueError(f"override {key} {value}: {_mismatch(error)}") from error
+
+
+_MISMATCH = re.compile(r"Type mismatch \(<class '([\w.]+)'> vs. <class '([\w.]+)'>\).*for config key: (\S+)", re.DOTALL)
+_KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "True or False", "tuple": "a list"}
+_KINDS |= {"list": "a list", "dict": "a mapping", "CfgNode": "a section of keys", "NoneType": "nothing"}
+
+
+def _mismatch(error: Exception) -> str:
+    """Detectron2's words about a value of a wrong type, without types of Python and whole sections."""
+    found = _MISMATCH.search(str(error))
+    if found is None:
+        return str(error)
+    wanted, given = (_KINDS.get(name.rsplit(".", 1)[-1], name) for name in found.groups()[:2])
+    return f"{found[3]} must be {wanted}, not {given}."
+
+
+def _as_float(text: str) -> float | str:
+    """Reads 1 and nan as numbers, which Detectron2 takes for an int and a text."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _node(cfg: CfgNode, key: str) -> CfgNode:

@@ -20,11 +20,11 @@ from ndpp_dense.integrations.detectron2.mapper import read_pixels
 from ndpp_dense.integrations.detectron2.run_config import build_config
 from ndpp_dense.robustness.shift.detection import Boxes, DetectionTask
 from ndpp_dense.robustness.shift.models import evenly, file_facts
-from ndpp_dense.robustness.shift.task import Subject
+from ndpp_dense.robustness.shift.task import Subject, SubjectRequest
 from ndpp_dense.zoo import load_index
 from ndpp_dense.zoo.index import SCHEME
 
-__all__ = ["open_detector"]
+__all__ = ["open_detector", "open_subject"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,6 +71,12 @@ def open_detector(
     images = DetectionImages(cfg, limit)
     facts = {"config": config, "overrides": list(overrides), "data": cfg.DATASETS.TEST[0], **file_facts(weights)}
     return Subject(Path(config).stem, Detector(network, cfg), images, DetectionTask(score), 32, facts)
+
+
+def open_subject(request: SubjectRequest) -> Subject:
+    """:func:`open_detector` with what was asked for."""
+    given: dict[str, Any] = {"config": request.config, "datasets": request.datasets, "overrides": request.overrides}
+    return open_detector(request.weights, device=request.device, limit=request.limit, score=request.score, **given)
 
 
 class Detector:

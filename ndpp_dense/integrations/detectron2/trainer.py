@@ -28,19 +28,22 @@ from ndpp_dense.distributed.compression import check_compression, compress_gradi
 from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.integrations.detectron2.config import AMP_DTYPES, HELD_SETTINGS, UNIMPORTANT_SETTINGS
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
 from ndpp_dense.integrations.detectron2.hooks import BestHook, FinishedEvalHook, ProgressBar, StatsHook, StopHook
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
-from ndpp_dense.integrations.detectron2.nan_guard import divergence_message
 from ndpp_dense.integrations.detectron2.region_mean import RegionMean
-from ndpp_dense.integrations.detectron2.solver_config import AMP_DTYPES, HELD_SETTINGS, UNIMPORTANT_SETTINGS
-from ndpp_dense.training.nonfinite import first_nonfinite_layer
+from ndpp_dense.training.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
 
-__all__ = ["NDTrainer"]
+__all__ = ["ADVICE", "NDTrainer"]
 
+ADVICE = (
+    "Try a lower SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, SOLVER.CLIP_GRADIENTS.ENABLED True, "
+    "or a larger MODEL.NDPP.EPS if the layer is an ND++ layer."
+)
 _log = logging.getLogger(__name__)
 
 
@@ -214,7 +217,7 @@ class NDTrainer(TrainerBase):
         if not alone:  # all ranks are here: tell the same story everywhere
             layer = next((found for found in comm.all_gather(layer) if found), None)
         good = self.checkpointer.get_checkpoint_file() if self.checkpointer.has_checkpoint() else None
-        return FloatingPointError(divergence_message(self.iter, cause, layer, good))
+        return FloatingPointError(divergence_message(self.iter, cause, layer, good, ADVICE))
 
     def _evaluate(self) -> dict[str, Any]:
         self.results = evaluate(self.cfg, self.net)

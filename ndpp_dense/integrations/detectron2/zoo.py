@@ -8,15 +8,25 @@ from typing import IO, Any
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.utils.file_io import PathHandler, PathManager
-from torch import nn
+from torch import Tensor, nn
 
-from ndpp_dense.config_files import find_config
+from ndpp_dense.config_files import packaged_config
 from ndpp_dense.integrations.detectron2.config import add_ndpp_config
+from ndpp_dense.redaction import redacted
+from ndpp_dense.zoo.download import local_copy
 from ndpp_dense.zoo.index import SCHEME
 from ndpp_dense.zoo.rows import ZooModel
 from ndpp_dense.zoo.views import torch_view
 
-__all__ = ["ZooHandler", "build_zoo_model", "evaluate_zoo_model", "register_zoo", "zoo_config"]
+__all__ = [
+    "AddressHandler",
+    "ZooHandler",
+    "build_zoo_model",
+    "evaluate_zoo_model",
+    "register_zoo",
+    "run_blank",
+    "zoo_config",
+]
 
 
 class ZooHandler(PathHandler):
@@ -41,9 +51,30 @@ class ZooHandler(PathHandler):
         return open(self._get_local_path(path), mode, buffering)  # noqa: SIM115 (the caller closes it)
 
 
+class AddressHandler(PathHandler):
+    """Stands behind ``http://`` and ``https://``: Detectron2's own takes no user, and logs addresses whole."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return ["http://", "https://", "ftp://"]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
+        return str(local_copy(path))
+
+    def _isfile(self, path: str, **kwargs: Any) -> bool:
+        return True  # else said where it is fetched
+
+    _exists = _isfile
+
+    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
+        if "w" in mode or "a" in mode or "+" in mode:
+            raise ValueError(f"{redacted(path)} is read only.")
+        return open(self._get_local_path(path), mode, buffering)  # noqa: SIM115 (the caller closes it)
+
+
 def register_zoo() -> None:
-    """Lets Detectron2's ``PathManager`` resolve ``ndpp://``. Safe to call again."""
+    """Lets Detectron2's ``PathManager`` resolve ``ndpp://`` and web addresses. Safe to call again."""
     PathManager.register_handler(ZooHandler(), allow_override=True)
+    PathManager.register_handler(AddressHandler(), allow_override=True)
 
 
 def zoo_config(model: ZooModel, device: str) -> CfgNode:
@@ -56,7 +87,7 @@ def zoo_config(model: ZooModel, device: str) -> CfgNode:
     from ndpp_dense.integrations.detectron2.run_config import merge_config
 
     cfg = add_ndpp_config(get_cfg())
-    merge_config(cfg, find_config(model.config), model.overrides)
+    merge_config(cfg, packaged_config(model.config), model.overrides)
     cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = device, ""
     cfg.freeze()
     return cfg
@@ -65,6 +96,11 @@ def zoo_config(model: ZooModel, device: str) -> CfgNode:
 def build_zoo_model(model: ZooModel, device: str = "cpu") -> nn.Module:
     """The model of a row in evaluation mode, with random weights."""
     return build_model(zoo_config(model, device)).eval()
+
+
+def run_blank(network: nn.Module, image: Tensor) -> None:
+    """Runs a network of :func:`build_zoo_model` on one image ``(3, H, W)``, for what counts operations."""
+    network([{"image": image, "height": image.shape[1], "width": image.shape[2]}])
 
 
 def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | None, output: Path) -> dict[str, float]:
@@ -88,7 +124,9 @@ def evaluate_zoo_model(model: ZooModel, weights: dict[str, Any], data: str | Non
         folder = Path(data)
         flags = [f"{folder.name}_val={folder / 'annotations' / 'val.json'}:{folder / 'images' / 'val'}"]
         flags += [f"{folder.name}_train={folder / 'annotations' / 'train.json'}:{folder / 'images' / 'train'}"]
-    cfg, _ = build_config(model.config, datasets=flags, device="cpu", output=str(output), overrides=model.overrides)
+    cfg, _ = build_config(
+        str(packaged_config(model.config)), datasets=flags, device="cpu", output=str(output), overrides=model.overrides
+    )
     network = build_model(cfg).eval()
     load_into(network, weights, model.name)
     found = evaluate(cfg, network)

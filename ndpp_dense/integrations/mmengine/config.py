@@ -9,6 +9,8 @@ from typing import Any
 from ndpp_dense.conversion import options
 from ndpp_dense.layers.config import WhiteningConfig
 
+__all__ = ["SegmentorOptions", "read_options", "split_whitening"]
+
 _TASK = "cityscapes"
 
 

@@ -11,6 +11,8 @@ from ndpp_dense.conversion.convert import convert_to_ndpp
 from ndpp_dense.conversion.report import ConversionReport
 from ndpp_dense.layers import WhiteningConfig
 
+__all__ = ["convert_with_initialization"]
+
 
 def convert_with_initialization(
     model: nn.Module, config: WhiteningConfig | None, rules: Mapping[Any, Any] | None

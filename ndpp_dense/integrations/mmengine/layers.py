@@ -10,6 +10,8 @@ from torch import nn
 from ndpp_dense.integrations.mmengine.config import split_whitening
 from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear
 
+__all__ = ["NoNorm", "build_nd_conv2d", "build_nd_conv_transpose2d", "build_nd_linear"]
+
 
 @MODELS.register_module(name="NDConv2d")
 def build_nd_conv2d(*args: Any, **kwargs: Any) -> NDConv2d:

@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 
 from ndpp_dense.integrations.mmengine.hooks import plain_model
+from ndpp_dense.redaction import redacted
 from ndpp_dense.zoo.mismatches import mismatches
 
 __all__ = ["NDPPLoadHook"]
@@ -37,7 +38,7 @@ class NDPPLoadHook(Hook):
         state = plain_model(runner).state_dict()
         wanted = {name: value for name, value in state.items() if not name.endswith(".num_batches_tracked")}
         taken = sum(name in found and found[name].shape == value.shape for name, value in wanted.items())
-        source = getattr(runner, "_load_from", None) or "the checkpoint"
+        source = redacted(getattr(runner, "_load_from", None) or "the checkpoint")
         table = mismatches(found, state)
         if not taken:
             raise ValueError(

@@ -17,6 +17,8 @@ from ndpp_dense.integrations.mmengine.hooks import plain_model
 from ndpp_dense.training.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 
+__all__ = ["NDPPNaNGuardHook"]
+
 ADVICE = (
     "Try a lower optim_wrapper.optimizer.lr, a longer warm-up in param_scheduler, "
     "optim_wrapper.clip_grad=dict(max_norm=...), or a larger model.ndpp.eps if the layer is an ND++ layer."

@@ -45,7 +45,7 @@ def prepare_processes(config: Config, timeout: float = 30.0) -> None:
         return
     if config.launcher == "pytorch" and not dist.is_initialized() and infer_launcher() != "pytorch":
         raise ValueError(
-            "--launcher pytorch: start the processes with torchrun --nproc-per-node N tools/train_seg.py ..."
+            "--launcher pytorch: start the processes with torchrun --nproc-per-node N -m ndpp_dense.cli train-seg ..."
         )
     if not dist.is_initialized():
         raise ValueError(f"--launcher {config.launcher} needs GPUs; on CPUs use torchrun, srun or --num-gpus.")

@@ -14,6 +14,8 @@ from mmseg.registry import DATASETS, METRICS, TRANSFORMS
 from ndpp_dense.datasets.streets import ensure_streets
 from ndpp_dense.datasets.streets_scene import TRAIN_IDS
 
+__all__ = ["CamVidDataset", "CheckLabels", "ClassIoUMetric", "StreetsDataset"]
+
 _CITYSCAPES = CityscapesDataset.METAINFO
 _NEAREST_SHOWN = 5
 
@@ -56,7 +58,7 @@ class CamVidDataset(BaseSegDataset):
 
 @TRANSFORMS.register_module()
 class CheckLabels(BaseTransform):
-    """Refuses labels that would fail deep inside the loss, naming the file. Put it right after LoadAnnotations.
+    """Refuses labels that would fail deep inside the loss, naming the file. Put it right after LoadCheckedLabels.
 
     Args:
         num_classes: Labels must be below it, or be ``ignore_index``.
@@ -74,10 +76,11 @@ class CheckLabels(BaseTransform):
             ValueError: Image and labels differ in size, or a label has no class.
         """
         labels = results["gt_seg_map"]
-        if labels.shape[:2] != results["img"].shape[:2]:
+        size = results.get("ori_shape", results["img"].shape)[:2]  # in tests the image is resized, the labels are not
+        if labels.shape[:2] != size:
             raise ValueError(
-                f"{results['seg_map_path']} has {_size(labels)} pixels, its image {results['img_path']} "
-                f"{_size(results['img'])}: they must be of the same size."
+                f"{results['seg_map_path']} has {_size(labels.shape)} pixels, its image {results['img_path']} "
+                f"{_size(size)}: they must be of the same size."
             )
         found = np.flatnonzero(np.bincount(labels.ravel()))
         bad = [int(label) for label in found if label >= self.num_classes and label != self.ignore_index]
@@ -108,5 +111,5 @@ class ClassIoUMetric(IoUMetric):
         return metrics
 
 
-def _size(array: np.ndarray) -> str:
-    return f"{array.shape[1]} x {array.shape[0]}"
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]}"

@@ -7,13 +7,13 @@ from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from ndpp_dense.config_files import find_config
 from ndpp_dense.conversion.fold import fold_ndpp
+from ndpp_dense.integrations.mmengine.setting_checks import read_file
 
 __all__ = ["SegmentationLogits", "export_onnx", "onnx_difference", "trained_segmentor"]
 INPUT, OUTPUT = "images", "logits"
@@ -30,7 +30,7 @@ def trained_segmentor(config: str, checkpoint: str) -> nn.Module:
         FileNotFoundError: There is no such config or file.
         ValueError: The checkpoint is damaged, or of another config.
     """
-    settings = Config.fromfile(str(find_config(config)))
+    settings = read_file(find_config(config))
     init_default_scope(settings.get("default_scope", "mmseg"))
     model = MODELS.build(settings.model)
     try:

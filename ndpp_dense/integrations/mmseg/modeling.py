@@ -1,4 +1,7 @@
-"""The model type ``NDPPModel``: build as configured, then convert, before weights, optimizer and DDP."""
+"""What configs name: build as configured, then convert, before weights, optimizer and DDP.
+
+``NDPPModel`` is a model type, ``NDResNetV1c`` for those who want the backbone only.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from mmengine.logging import MMLogger, print_log
 from mmengine.registry import MODELS
 from mmengine.structures import PixelData
+from mmseg.models.backbones import ResNetV1c
 from mmseg.structures import SegDataSample
 from torch import nn
 
@@ -18,6 +22,8 @@ from ndpp_dense.integrations.mmengine.config import read_options
 from ndpp_dense.integrations.mmengine.initialization import convert_with_initialization
 from ndpp_dense.layers import WhiteningConfig
 from ndpp_dense.training.prepare import prepare
+
+__all__ = ["NDResNetV1c", "build_ndpp_model", "to_ndpp"]
 
 Model = TypeVar("Model", bound=nn.Module)
 BLANK_SIZE = 64  # pixels a side of the image on which the conversion is verified
@@ -38,6 +44,20 @@ def build_ndpp_model(ndpp: Mapping[str, Any] | None = None, **model: Any) -> nn.
     """
     options = read_options(ndpp)
     return _prepared(MODELS.build({"type": options.architecture, **model}), options)
+
+
+@MODELS.register_module()
+class NDResNetV1c(ResNetV1c):
+    """MMSegmentation's ResNetV1c with all its convolutions converted.
+
+    Args:
+        ndpp: See :func:`ndpp_dense.integrations.mmengine.config.read_options`; rules name layers as this backbone does.
+        **kwargs: As for ResNetV1c. ``norm_cfg`` may stay as it is: the norms go.
+    """
+
+    def __init__(self, ndpp: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        prepare(self, read_options(ndpp), convert=convert_with_initialization)
 
 
 def to_ndpp(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
 
+__all__ = ["Prediction", "overlay", "save_predictions"]
+
 _SHARE = 0.6  # of the class colour in a pixel
 _COLUMN = 3.2  # width of a picture in inches
 _STEEPEST = 4.0  # height over width, or width over height, that a picture is drawn at

@@ -11,6 +11,8 @@ from torch import nn
 from ndpp_dense.layers.pooling import POOLS, spatial_operation
 from ndpp_dense.layers.stage_pattern import BlockSequence, stage_pattern
 
+__all__ = ["PoolingBottleneck", "PoolingResNet", "PoolingResNetV1c"]
+
 
 class PoolingBottleneck(Bottleneck):
     """MMSegmentation's bottleneck with another spatial operation; where it is a pool, no norm follows it.

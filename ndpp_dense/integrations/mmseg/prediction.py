@@ -6,6 +6,7 @@ import colorsys
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from mmengine.dataset import Compose
@@ -17,6 +18,8 @@ from ndpp_dense.integrations.mmseg.zoo import build_zoo_model, zoo_config
 from ndpp_dense.zoo import Checkpoint, load_into
 
 __all__ = ["Predictor", "Segmentation"]
+
+_OF_LABELS = ("LoadAnnotations", "LoadCheckedLabels", "CheckLabels")
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class Predictor:
         config = zoo_config(row)
         init_default_scope(config.get("default_scope", "mmseg"))
         self._network = fold_ndpp(network) if any(nd_layers(network)) else network
-        steps = [step for step in config.test_dataloader.dataset.pipeline if step["type"] != "LoadAnnotations"]
+        steps = [step for step in config.test_dataloader.dataset.pipeline if step["type"] not in _OF_LABELS]
         steps[0] = {"type": "LoadImageFromNDArray"}
         self._pipeline = Compose(steps)
         self._classes, self._palette = row.classes, _palette(config, row.classes)
@@ -86,8 +89,14 @@ class Predictor:
 
         Args:
             image: (H, W, 3) uint8, RGB.
+
+        Raises:
+            ValueError: The image cannot be resized.
         """
-        sample: Any = self._pipeline({"img": np.ascontiguousarray(image[:, :, ::-1])})  # as MMEngine reads files: BGR
+        try:
+            sample: Any = self._pipeline({"img": np.ascontiguousarray(image[:, :, ::-1])})  # BGR, as files are read
+        except cv2.error as error:
+            raise ValueError("it is too thin: resized, one side would be 0") from error
         batch = {"inputs": [sample["inputs"]], "data_samples": [sample["data_samples"]]}
         found = self._network.test_step(batch)[0]  # pyright: ignore[reportCallIssue]
         labels = found.pred_sem_seg.data.squeeze(0).cpu().numpy().astype(np.int64)

@@ -16,6 +16,8 @@ from ndpp_dense.reports.drawing import drawing
 from ndpp_dense.reports.plots import Series, draw_losses, draw_rate, save_figure, say, two_by_two
 from ndpp_dense.reports.results_file import write_results
 
+__all__ = ["NDPPReportHook", "loss_series", "save_curves"]
+
 HISTORY_KEY = "ndpp_evaluations"  # in the message hub, which checkpoints keep
 
 

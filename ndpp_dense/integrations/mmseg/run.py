@@ -11,11 +11,13 @@ from typing import Any
 
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from ndpp_dense.distributed.stopping import stopping_at_once
 from ndpp_dense.integrations.mmengine.checkpoint import CHECKPOINTS
 from ndpp_dense.integrations.mmengine.processes import auto_scale, prepare_processes, ranks_of
+from ndpp_dense.integrations.mmengine.setting_checks import flat_settings
 from ndpp_dense.integrations.mmseg.run_config import (
     build_config,
     checkpoint_folder,
@@ -24,8 +26,11 @@ from ndpp_dense.integrations.mmseg.run_config import (
 )
 from ndpp_dense.training.log_files import forgiving
 from ndpp_dense.training.run_folder import claimed
+from ndpp_dense.training.setting_faults import faults_of_settings
 
 __all__ = ["evaluate_or_train"]
+
+_NEXT = "Correct the setting that it is about, in the config or among --cfg-options."
 
 
 def evaluate_or_train(
@@ -89,7 +94,8 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
         lines = auto_scale(config, meant_for, ranks_of(config.launcher))
         if not dist.is_initialized() or dist.get_rank() == 0:
             say(*lines)
-    runner = Runner.from_cfg(config)
+    with faults_of_settings("building the model and what trains it", _NEXT, flat_settings(config)):
+        runner = _built(config, eval_only)
     for handler in runner.logger.handlers:
         forgiving(handler)
     if eval_only:
@@ -100,6 +106,28 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
             runner.val()  # of a run that was killed after its last checkpoint
     if runner.rank == 0:
         say(f"results.json, predictions.png{'' if eval_only else ', curves.png'} in {config.work_dir}")
+
+
+def _built(config: Config, eval_only: bool) -> Runner:
+    runner = Runner.from_cfg(config)
+    if not eval_only:  # in the order of Runner.train, which would do it
+        runner.train_loop  # noqa: B018  (the property builds it)
+        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        _check_classes(runner)
+    return runner
+
+
+def _check_classes(runner: Runner) -> None:
+    """More classes in the data than a head can tell apart would end training at the first such label."""
+    classes = runner.train_loop.dataloader.dataset.metainfo.get("classes") or ()
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    for name in ("decode_head", "auxiliary_head"):
+        known = getattr(getattr(model, name, None), "num_classes", None)
+        if isinstance(known, int) and 1 < known < len(classes):
+            raise ValueError(
+                f"model.{name}.num_classes is {known} and the data set has {len(classes)} classes: give as many to "
+                f"each head (--cfg-options model.{name}.num_classes={len(classes)})."
+            )
 
 
 def _read(words: Sequence[str]) -> dict[str, Any]:

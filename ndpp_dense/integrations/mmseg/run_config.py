@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.logging import print_log
 
 from ndpp_dense.config_files import find_config
 from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.config import read_options
+from ndpp_dense.integrations.mmengine.setting_checks import check_settings, read_file
+from ndpp_dense.integrations.mmseg.checked_data import check_data, check_pipelines
 
 __all__ = ["build_config", "checkpoint_folder", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-_REMOTE = ("://",)
 
 
 def build_config(
@@ -49,12 +50,13 @@ def build_config(
         ValueError: a setting is invalid.
     """
     path = find_config(name)
-    config = Config.fromfile(str(path))
+    config = read_file(path)
     if dataset is not None:
         for loader in filter(None, map(config.get, _LOADERS)):
             loader.dataset.data_root = dataset
     _check_options(config, options or {})
     config.merge_from_dict(dict(options or {}))
+    check_settings(config)
     config.launcher, config.resume = launcher, resume
     config.work_dir = work_dir or config.get("work_dir") or str(Path("output") / path.stem)
     if amp:
@@ -64,7 +66,8 @@ def build_config(
         checkpoint.type = "NDPPCheckpointHook"
     if config.model.type == "NDPPModel":
         _check_whitening(config)
-    _check_data(config)
+    check_pipelines(config)
+    check_data(config)
     _check_weights(config)
     return config
 
@@ -113,7 +116,9 @@ def _check_options(config: Config, options: Mapping[str, Any]) -> None:
         parts = key.split(".")
         for depth, part in enumerate(parts):
             if isinstance(node, list | tuple) and part.isdigit():
-                node = node[int(part)] if int(part) < len(node) else None
+                if int(part) >= len(node):
+                    raise KeyError(f"--cfg-options: no key {key!r}: {'.'.join(parts[:depth])} has {len(node)} entries.")
+                node = node[int(part)]
                 continue
             if not isinstance(node, Mapping | Config):
                 break  # replaces a value as a whole
@@ -147,32 +152,6 @@ def _use_amp(config: Config) -> None:
         raise ValueError(f"--amp replaces an OptimWrapper, but optim_wrapper.type is {config.optim_wrapper.type!r}.")
     # bfloat16 has float32's range and needs no loss scaling.
     config.optim_wrapper.update(type="AmpOptimWrapper", dtype="bfloat16", loss_scale=1.0)
-
-
-def _check_data(config: Config) -> None:
-    for loader in filter(None, map(config.get, _LOADERS)):
-        dataset = loader.dataset
-        root = dataset.get("data_root")
-        if root is None or any(mark in str(root) for mark in _REMOTE):
-            continue
-        for name, prefix in dataset.get("data_prefix", {}).items():
-            folder = Path(root) / prefix
-            if not folder.is_dir():
-                raise FileNotFoundError(_missing(dataset, root, name, folder))
-            suffix = dataset.get("img_suffix", "_leftImg8bit.png")
-            if name == "img_path" and "Cityscapes" in dataset.type and next(folder.rglob(f"*{suffix}"), None) is None:
-                raise FileNotFoundError(f"{folder} holds no image that ends in {suffix}. {_ADVICE}")
-
-
-_ADVICE = (
-    "Give the folder with --dataset FOLDER. Cityscapes comes from cityscapes-dataset.com (leftImg8bit and gtFine; its "
-    "scripts make the files that end in _gtFine_labelTrainIds.png). Without any data: --config deeplabv3_ndpp_demo."
-)
-
-
-def _missing(dataset: ConfigDict, root: str, name: str, folder: Path) -> str:
-    what = f"{dataset.type}: there is no folder {folder} (data_root {root!r}, data_prefix.{name})."
-    return f"{what} {_ADVICE}"
 
 
 def _check_weights(config: Config) -> None:

@@ -19,11 +19,11 @@ from ndpp_dense.integrations.mmengine.zoo import read_words, zoo_options
 from ndpp_dense.integrations.mmseg.run_config import build_config
 from ndpp_dense.robustness.shift.models import evenly, file_facts
 from ndpp_dense.robustness.shift.segmentation import UNLABELLED, SegmentationTask
-from ndpp_dense.robustness.shift.task import Subject
+from ndpp_dense.robustness.shift.task import Subject, SubjectRequest
 from ndpp_dense.zoo import load_index
 from ndpp_dense.zoo.index import SCHEME
 
-__all__ = ["open_segmentor"]
+__all__ = ["open_segmentor", "open_subject"]
 
 _STRIDE = 8  # of the DeepLabv3s of this package
 
@@ -68,6 +68,12 @@ def open_segmentor(
     facts = {"config": config, "options": chosen, "data": str(data), **file_facts(weights)}
     task = SegmentationTask(images.num_classes)
     return Subject(Path(config).stem, Segmentor(network.to(device).eval()), images, task, _STRIDE, facts)
+
+
+def open_subject(request: SubjectRequest) -> Subject:
+    """:func:`open_segmentor` with what was asked for."""
+    given: dict[str, Any] = {"config": request.config, "data": request.data, "overrides": request.overrides}
+    return open_segmentor(request.weights, device=request.device, limit=request.limit, **given)
 
 
 class Segmentor:

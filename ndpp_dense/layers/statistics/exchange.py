@@ -44,11 +44,14 @@ class Contribution(NamedTuple):
     """What a layer brings to an exchange.
 
     Attributes:
-        statistics: To be moved by the exchange.
+        statistics: Of the layer.
+        target: The tensors to be moved by the exchange: those that were its buffers when it collected, which need not
+            be its own (``torch.func.functional_call``).
         moments: What it has collected; None if it did not run, which counts no row.
     """
 
     statistics: RunningStatistics
+    target: Running
     moments: Moments | None
 
 
@@ -57,7 +60,7 @@ class _Batch(NamedTuple):
 
     Attributes:
         first: One of them.
-        targets: Where their statistics are to be stored: the tensors that they had at launch.
+        targets: Theirs.
         moments: Theirs, one behind the other.
     """
 
@@ -79,7 +82,7 @@ class Exchange:
     @torch.no_grad()
     def __init__(self, contributions: Sequence[Contribution]) -> None:
         first = contributions[0].statistics
-        self._device = first.running_mean.device
+        self._device = contributions[0].target.mean.device
         # Kept until they are waited for: the stream beside and the collective read from them.
         self._batches = [_joined(alike) for alike in _batches(contributions, self._device)]
         self._packed: Tensor | None = None
@@ -151,22 +154,22 @@ def launch(contributions: Sequence[Contribution]) -> list[Exchange]:
     """
 
     def companions(contribution: Contribution) -> Hashable:
-        own = contribution.statistics
-        alone = id(own) if _is_local(own) else None
-        return own.running_mean.device, own.running_mean.dtype, own.process_group, own.ranks() > 1, alone
+        own, mean = contribution.statistics, contribution.target.mean
+        alone = id(own) if _is_local(contribution) else None
+        return mean.device, mean.dtype, own.process_group, own.ranks() > 1, alone
 
     launched: dict[int, Exchange] = {}
     for together in _grouped(contributions, companions):
         exchange = Exchange(together)
         if exchange.captured:
             exchange.wait()  # a replayed graph does not come back to wait for it
-        launched.update({id(own): exchange for own, _ in together})
-    return [launched[id(own)] for own, _ in contributions]
+        launched.update({id(contribution.statistics): exchange for contribution in together})
+    return [launched[id(contribution.statistics)] for contribution in contributions]
 
 
-def _is_local(statistics: RunningStatistics) -> bool:
+def _is_local(contribution: Contribution) -> bool:
     """Whether nothing is gained by an exchange with other layers."""
-    return statistics.running_mean.device.type == "cpu" and statistics.ranks() == 1
+    return contribution.target.mean.device.type == "cpu" and contribution.statistics.ranks() == 1
 
 
 def _statistics(batch: _Batch, moments: Moments) -> tuple[Averages, Tensor]:
@@ -180,12 +183,13 @@ def _statistics(batch: _Batch, moments: Moments) -> tuple[Averages, Tensor]:
     assert batch.first.momentum is not None
     averages, usable = average_moments(before, moments, batch.first.momentum, layers)
     stored = _cat([target.whitening for target in targets])
-    return averages, torch.where(usable.view(-1, 1, 1), batch.first.solve(averages.cov), stored)
+    solved = batch.first.solve_or_keep(averages.cov, stored)
+    return averages, torch.where(usable.view(-1, 1, 1), solved, stored)
 
 
 def _joined(contributions: Sequence[Contribution]) -> _Batch:
-    targets = [own.running for own, _ in contributions]
-    every = [moments or _no_rows(own.running) for own, moments in contributions]
+    targets = [target for _, target, _ in contributions]
+    every = [moments or _no_rows(target) for _, target, moments in contributions]
     counts = torch.stack([moments.count for moments in every])
     total, outer = _cat([moments.total for moments in every]), _cat([moments.outer for moments in every])
     return _Batch(contributions[0].statistics, targets, Moments(counts, total, outer))
@@ -206,7 +210,7 @@ def _batches(contributions: Sequence[Contribution], device: torch.device) -> lis
 
     def alike(contribution: Contribution) -> Hashable:
         own = contribution.statistics
-        return own.running_mean.shape[1], own.momentum, own.config.eps, own.config.solver, own.config.num_iters
+        return contribution.target.mean.shape[1], own.momentum, own.config.eps, own.config.solver, own.config.num_iters
 
     return _grouped(contributions, alike)
 

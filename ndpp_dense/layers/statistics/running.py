@@ -22,8 +22,8 @@ from ndpp_dense.ops.averaging import (
     squared_magnitude,
 )
 from ndpp_dense.ops.collectives import world_size
-from ndpp_dense.ops.eager import runs_eagerly
-from ndpp_dense.ops.inverse_sqrt import SOLVERS
+from ndpp_dense.ops.eager import never_compiled, runs_eagerly
+from ndpp_dense.ops.inverse_sqrt import SOLVERS, finite_gradient, is_finite_by_block
 from ndpp_dense.ops.moments import Moments
 from ndpp_dense.ops.newton import at_once
 from ndpp_dense.ops.precision import full_precision
@@ -75,7 +75,7 @@ class RunningStatistics(nn.Module):
         self.process_group: ProcessGroup | None = None
         self._momentum = config.update_momentum
         self._before_restart: dict[str, Tensor] | None = None
-        self._started: bool | None = None  # whether there are statistics; None if that is to be looked up
+        self._started: Tensor | None = None  # the weight that said that there are statistics; another is looked up
         blocks = 1 if config.shared_blocks else num_blocks
         identity = torch.eye(dim).repeat(blocks, 1, 1)
         self.register_buffer("running_mean", torch.zeros(blocks, dim))
@@ -99,15 +99,37 @@ class RunningStatistics(nn.Module):
 
     def solve(self, cov_GDD: Tensor) -> Tensor:
         """``(Cov + eps I)^{-1/2}`` by the configured solver."""
-        ridged = cov_GDD.clone()
+        ridged = finite_gradient(cov_GDD).clone()
         ridged.diagonal(dim1=1, dim2=2).add_(self.config.eps)
         return SOLVERS[self.config.solver](ridged, self.config.num_iters)
 
     def started(self) -> bool:
-        """Whether there are statistics."""
-        if self._started is None:
-            self._started = bool(self.running_weight > 0)  # waits for the device, but only at the first steps
-        return self._started
+        """Whether there are statistics. Waits for the device, but only at the first steps."""
+        return self._started is self.running_weight or self._look_up_start()
+
+    @never_compiled
+    def _look_up_start(self) -> bool:
+        started = bool(self.running_weight > 0)
+        self._started = self.running_weight if started else None
+        return started
+
+    def solve_or_keep(self, cov_GDD: Tensor, stored_GDD: Tensor) -> Tensor:
+        """:meth:`solve`; the stored D of a block where that is not finite, as of a covariance that rounding spoilt."""
+        solved = self.solve(cov_GDD)
+        return torch.where(is_finite_by_block(solved), solved, stored_GDD)
+
+    def reset_running_stats(self) -> None:
+        """Statistics are again those of a new layer."""
+        with torch.no_grad():
+            self.running_mean.zero_()
+            self.running_weight.zero_()
+            for matrix in (self.running_cov, self.running_whitening):
+                matrix.zero_().diagonal(dim1=1, dim2=2).fill_(1)
+        self._started = self._before_restart = None
+
+    def reset_parameters(self) -> None:
+        """:meth:`reset_running_stats`, by the name by which FSDP asks for it where a model had no memory before."""
+        self.reset_running_stats()
 
     def ranks(self) -> int:
         """Number of processes whose rows count."""
@@ -138,8 +160,9 @@ class RunningStatistics(nn.Module):
         parts = (tensor.split(at_once(own.cov)) for tensor in tensors)
         for total, outer, mean, cov, whitening in zip(*parts, strict=True):
             move_averages(mean, cov, Moments(moments.count, total, outer), rate, count)
-            whitening.copy_(self.solve(cov))
-        self._started = None
+            whitening.copy_(self.solve_or_keep(cov, whitening))
+        if target is None:
+            self._started = own.weight
 
     @torch.no_grad()
     def blend(self, count: Tensor, usable: Tensor, mean: Tensor, cov: Tensor, whitening: Tensor | None = None) -> None:
@@ -157,10 +180,9 @@ class RunningStatistics(nn.Module):
         own.weight.copy_(weight)
         blend_averages(own.mean, own.cov, mean, cov, rate)
         if whitening is None:
-            own.whitening.copy_(torch.where(usable, self.solve(own.cov), own.whitening))
+            own.whitening.copy_(torch.where(usable, self.solve_or_keep(own.cov, own.whitening), own.whitening))
         elif self.momentum is not None:
             own.whitening.lerp_(whitening, rate)
-        self._started = None
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
@@ -194,17 +216,24 @@ class RunningStatistics(nn.Module):
                 buffer.copy_(before[name])
             return
         with full_precision(self.running_cov.device):
-            self.running_whitening.copy_(self.solve(self.running_cov))
+            self.running_whitening.copy_(self.solve_or_keep(self.running_cov, self.running_whitening))
         self.running_weight.fill_(1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RunningStatistics:
-        """Keeps the statistics in float32 when a model is cast to half precision."""
+        """Keeps the statistics in float32 when a model is cast to half precision.
+
+        Memory that was given to a module without any (``to_empty`` after ``meta``) holds those of a new layer then.
+        """
+        had_memory = not self.running_mean.is_meta
 
         def keep_precision(t: Tensor) -> Tensor:
             moved = fn(t)
             return t.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
 
-        return super()._apply(keep_precision, recurse)
+        super()._apply(keep_precision, recurse)
+        if not (had_memory or self.running_mean.is_meta):
+            self.reset_running_stats()
+        return self
 
 
 def write_all(targets: Sequence[Running], averages: Averages, whitening: Tensor) -> None:

@@ -62,8 +62,11 @@ class UpdateInterval(nn.Module):
     whiten what layers before it, updated since, no longer produce: so networks trained far worse. Ranks agree without
     asking each other, since all of them count the same steps.
 
+    A step of a converted model is a step of all its layers, whether they run or not and whether it fails or not (see
+    ``steps.watch_steps``); a layer that is run past such a model counts its own runs.
+
     What is counted is how many steps are left. A Python number decides, because reading a tensor would wait for the
-    device; it is read from the buffer once, at the first step, when weights have been loaded or broadcast. It takes T
+    device; it is read from a buffer once, at the first step, when weights have been loaded or broadcast. It takes T
     values, so ``torch.compile`` makes T graphs of a frame, which must not be more than
     ``torch._dynamo.config.recompile_limit``. (A frame ends in each layer in training, at the question whether
     activation checkpointing is recomputing it.) A CUDA graph captured by hand repeats the step that was captured:
@@ -82,15 +85,29 @@ class UpdateInterval(nn.Module):
     def __init__(self, period: int) -> None:
         super().__init__()
         self.period = period
-        self._left: int | None = None  # to be looked up
+        self._left = 0
+        self._left_of: Tensor | None = None  # the buffer that says so; another must be looked up
         self.register_buffer("phase", torch.zeros((), dtype=torch.long))
 
-    def take(self) -> bool:
-        """Whether this step updates; moves on to the next step."""
-        left = self._stored() if self._left is None else self._left
-        self._left = self.period - 1 if left == 0 else left - 1
+    def left(self) -> int:
+        """Steps before the next update; 0 if it is due."""
+        return self._left if self._left_of is self.phase else self._stored()
+
+    def take(self, left: int | None = None) -> bool:
+        """Whether this step updates; moves on to the next step.
+
+        Args:
+            left: Steps before the next update, where all layers of a model agree on it; the own count if None.
+        """
+        left = self.left() if left is None else left
+        self._left, self._left_of = (self.period if left == 0 else left) - 1, self.phase
         self.phase.fill_(self._left)
         return left == 0
+
+    def reset_parameters(self) -> None:
+        """The next step updates."""
+        self.phase.zero_()
+        self._left_of = None
 
     @never_compiled
     def _stored(self) -> int:
@@ -102,4 +119,4 @@ class UpdateInterval(nn.Module):
         saved = state_dict.get(f"{prefix}phase", own)
         state_dict[f"{prefix}phase"] = saved.clamp(min=0) % self.period  # another period may have written it
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._left = None
+        self._left_of = None

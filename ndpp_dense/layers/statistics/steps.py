@@ -1,4 +1,4 @@
-"""Where a step begins and ends, for layers whose moments are exchanged together: ``schedule="stale"``.
+"""Where a step begins and ends, for layers that count steps (``"every=T"``) or exchange moments then (``"stale"``).
 
 A step is a forward pass of the model that was converted. So no training loop needs to say anything, whatever calls the
 model: hooks of the model itself do. Layers that a program runs by themselves, past the model, are steps of their own.
@@ -21,17 +21,23 @@ __all__ = ["micro_batch_of_step", "settle_stats", "unwatch_steps", "watch_steps"
 
 
 def watch_steps(model: nn.Module) -> None:
-    """Lets the stale layers below ``model`` exchange their moments together, once per forward pass in training."""
+    """Makes a forward pass of ``model`` in training one step of all the layers below it.
+
+    Under ``"stale"`` they exchange their moments together, under ``"every=T"`` they update together. A pass that raises
+    is a step too, so that layers before and behind the error, and other ranks, go on together.
+    """
     if _begin not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_begin)
         model.register_forward_hook(_end)
+        model.register_forward_hook(_fail, always_call=True)
 
 
 def unwatch_steps(model: nn.Module) -> None:
     """Takes back :func:`watch_steps`."""
     for hooks in (model._forward_pre_hooks, model._forward_hooks):
-        for key in [key for key, hook in hooks.items() if hook in (_begin, _end)]:
+        for key in [key for key, hook in hooks.items() if hook in (_begin, _end, _fail)]:
             del hooks[key]
+            model._forward_hooks_always_called.pop(key, None)
 
 
 def settle_stats(module: nn.Module) -> None:
@@ -96,15 +102,23 @@ def micro_batch_of_step(model: nn.Module, index: int, count: int) -> Iterator[No
 def _begin(model: nn.Module, args: Any) -> None:
     if in_backward():  # activation checkpointing recomputes the whole model
         return
-    for state in _states(model):
-        state.begin_step()
+    Whitening.begin_steps(_states(model), model)
 
 
 @never_compiled
 def _end(model: nn.Module, args: Any, output: Any) -> None:
     if in_backward():
         return
-    Whitening.exchange([state for state in _states(model) if state.end_step()])
+    Whitening.exchange([state for state in _states(model) if state.end_step(model)])
+
+
+@never_compiled
+def _fail(model: nn.Module, args: Any, output: Any) -> None:
+    """Runs behind :func:`_end`, when there is nothing left to do, and after an error in its place."""
+    if in_backward():
+        return
+    for state in _states(model):
+        state.fail_step(model)
 
 
 def _states(model: nn.Module) -> list[Whitening]:

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ndpp_dense.layers.config import WhiteningConfig
+from ndpp_dense.layers.statistics.collection import Collection
 from ndpp_dense.layers.statistics.exchange import Contribution, Exchange, launch
 from ndpp_dense.layers.statistics.running import RunningStatistics
 from ndpp_dense.layers.statistics.sampling import MIN_ROWS_PER_COLUMN, Sampling
@@ -52,10 +53,9 @@ class Whitening(RunningStatistics):
         self.turns = UpdateInterval(self.schedule.period) if self.schedule.period > 1 else None
         self._frozen = False
         self._holds = 0  # blocks that are open in which statistics are held
-        self._collecting = False  # the model is running a step at whose end this layer's moments are exchanged
-        self._collected: Moments | None = None
-        self._micro_batches = 1
-        self._micro_batches_left = 0
+        self._collection = Collection()
+        self._step_of: int | None = None  # the model that counts steps for this layer, while it runs
+        self._due_in_step = False
         self._exchange: Exchange | None = None
 
     @property
@@ -76,7 +76,7 @@ class Whitening(RunningStatistics):
     @property
     def micro_batches(self) -> int:
         """Forward passes that make up the step that is under way; 1 outside of ``steps.micro_batch_of_step``."""
-        return self._micro_batches
+        return self._collection.micro_batches
 
     def freeze(self, frozen: bool = True) -> None:
         """From here on uses statistics as they are stored, in training too; or no longer."""
@@ -105,7 +105,7 @@ class Whitening(RunningStatistics):
         first = self._is_first_run()  # activation checkpointing runs the forward a second time: no second update
         if self.config.statistics == "ema" and (self.held or first is False or not self._due()):
             return self.running_mean.clone(), self.running_whitening.clone()
-        if self._collecting or self._collects():
+        if self._collection.open or self._collects():
             self._collect(data_matrix)
             return self.running_mean.clone(), self.running_whitening.clone()
         with full_precision(self.running_mean.device), torch.set_grad_enabled(self._differentiable()):
@@ -121,7 +121,8 @@ class Whitening(RunningStatistics):
             if self.config.statistics == "ema":
                 self.blend(moments.count, counts, mean, cov)
                 return self.running_mean.clone(), self.running_whitening.clone()
-            whitening = torch.where(usable, self.solve(cov), self.running_whitening)
+            solved = self.solve_or_keep(cov, self.running_whitening)
+            whitening = torch.where(usable, solved, self.running_whitening)
             if not self.held:
                 self.blend(moments.count, counts, mean.detach(), cov.detach(), whitening.detach())
             return mean, whitening
@@ -147,71 +148,83 @@ class Whitening(RunningStatistics):
         self.settle()
         super().restart_average()
 
-    def begin_step(self) -> None:
-        """The model begins a step: what is collected from here on is exchanged at its end."""
-        if self._collecting and self._micro_batches > 1:  # those of one step go on with what they have
-            return
-        collecting = self._collects()
-        if collecting:  # what runs between two micro-batches, to evaluate say, leaves what they have collected
-            self.abandon_step()
-        self._collecting = collecting
+    def reset_running_stats(self) -> None:
+        """Statistics are again those of a new layer, and the next step takes new ones."""
+        self._exchange = None
+        self._collection.abandon()
+        super().reset_running_stats()
+        if self.turns is not None:
+            self.turns.reset_parameters()
 
-    def end_step(self) -> bool:
+    @staticmethod
+    def begin_steps(states: Iterable[Whitening], model: nn.Module) -> None:
+        """A model begins a step: its layers update or do not, all alike, and collect what is exchanged at its end.
+
+        Layers that do not agree on when to update next (they were run past the model, or frozen for a while) do so from
+        here on: all update with the first of them.
+        """
+        counting: dict[int, list[tuple[Whitening, UpdateInterval]]] = {}
+        for state in states:
+            state._collection.begin(state._collects())
+            if state._step_of in (None, id(model)):  # not in the step of a model around this one
+                state._step_of = None
+                if state.turns is not None and state._takes():
+                    counting.setdefault(state.turns.period, []).append((state, state.turns))
+        for group in counting.values():
+            left = min(interval.left() for _, interval in group)
+            for state, interval in group:
+                state._step_of, state._due_in_step = id(model), interval.take(left)
+
+    def end_step(self, model: nn.Module) -> bool:
         """The model ends a step; returns whether what was collected is complete, and to be exchanged."""
-        complete = self._collecting and self._micro_batches_left == 0
-        if complete:
-            self._collecting = False
-        return complete
+        self._leave_step(model)
+        return self._collection.end()
+
+    def fail_step(self, model: nn.Module) -> None:
+        """The model has left a step by an error, or has ended it before."""
+        self._leave_step(model)
+        self._collection.fail()
+
+    def _leave_step(self, model: nn.Module) -> None:
+        if self._step_of == id(model):
+            self._step_of = None
 
     def enter_micro_batch(self, index: int, count: int) -> bool:
-        """A micro-batch begins, the first of a step if ``index`` is 0.
-
-        Returns:
-            Whether its rows count; if not, statistics are to be held.
-        """
-        if index > 0:
-            self._collecting = self._micro_batches == count
-        elif self.schedule.stale:
-            self.abandon_step()
-            self._collecting = self._collects()
-            self._micro_batches = count if self._collecting else 1
-        self._micro_batches_left = count - 1 - index
-        return index == 0 or self._collecting
+        """A micro-batch begins; returns whether its rows count; if not, statistics are to be held."""
+        return self._collection.enter(index, count, self._collects())
 
     def leave_micro_batch(self) -> bool:
-        """A micro-batch ends; returns whether it was the last, and what was collected is still to be exchanged."""
-        unsent, last = self._collecting, self._micro_batches_left == 0
-        self._collecting = False
-        if last:
-            self._micro_batches = 1
-        return unsent and last
+        """A micro-batch ends; returns whether what was collected is still to be exchanged."""
+        return self._collection.leave()
 
     def abandon_step(self) -> None:
         """Forgets what was collected in a step that failed."""
-        self._collecting, self._collected, self._micro_batches, self._micro_batches_left = False, None, 1, 0
+        self._collection.abandon()
 
     @staticmethod
     def exchange(states: Iterable[Whitening]) -> None:
         """Launches the exchange of what layers have collected in a step, see ``exchange.launch``."""
-        ready = []
-        for state in states:
+        ready = list(states)
+        for state in ready:
             state.settle()  # a layer that did not run in this step has not waited for the one before
-            ready.append((state, Contribution(state, state._collected)))
-        for (state, _), exchange in zip(ready, launch([own for _, own in ready]), strict=True):
-            state._exchange, state._collected = exchange, None
+        shares = [Contribution(state, *state._collection.take(state.running)) for state in ready]
+        for state, exchange in zip(ready, launch(shares), strict=True):
+            state._exchange = exchange
 
     def _collects(self) -> bool:
         """Whether a forward now only takes moments, for later steps: under ``"stale"``, once there are statistics."""
-        if not self.schedule.stale or self.frozen or self.held or not self.training or self.momentum is None:
-            return False
-        return self.started()
+        return self.schedule.stale and self._takes() and self.started()
+
+    def _takes(self) -> bool:
+        """Whether a forward now is one of those that may move the statistics by its momentum."""
+        return self.training and not self.frozen and not self.held and self.momentum is not None
 
     @torch.no_grad()
     def _collect(self, data_matrix: Callable[[int], Tensor]) -> None:
         """Takes the moments of this forward; those of a layer that runs by itself are exchanged at once."""
         self._settle_first()
         with full_precision(self.running_mean.device):
-            moments = self._sampling().own(data_matrix, self.ranks() * self._micro_batches)
+            moments = self._sampling().own(data_matrix, self.ranks() * self._collection.micro_batches)
         self._add(moments)
 
     @never_compiled
@@ -220,9 +233,8 @@ class Whitening(RunningStatistics):
 
     @never_compiled
     def _add(self, moments: Moments) -> None:
-        before = self._collected
-        self._collected = moments if before is None else Moments(*(a + b for a, b in zip(before, moments, strict=True)))
-        if not self._collecting:
+        self._collection.add(moments, self.running)
+        if not self._collection.open:
             self.exchange([self])
 
     def _is_first_run(self) -> bool | Tensor:
@@ -235,8 +247,11 @@ class Whitening(RunningStatistics):
         return not in_backward()
 
     def _due(self) -> bool:
-        """Whether this step updates the statistics. Call it once a step: it moves the schedule on."""
-        return self.turns is None or self.momentum is None or self.turns.take()
+        """Whether this step updates the statistics; moves the schedule on, if no model does that for its layers."""
+        if self.turns is None or self.momentum is None:
+            return True
+        due = self.turns.take() if self._step_of is None else self._due_in_step
+        return due or not self.started()  # a first step may have failed, or had no usable row
 
     def _differentiable(self) -> bool:
         return self.config.grad == "full" and torch.is_grad_enabled()

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from ndpp_dense.conversion.fold import fold_ndpp
 from ndpp_dense.layers.base import nd_layers
+from ndpp_dense.redaction import redacted
 from ndpp_dense.robustness.shift.classification import ClassificationTask
-from ndpp_dense.robustness.shift.task import Subject
+from ndpp_dense.robustness.shift.task import Subject, SubjectRequest
 from ndpp_dense.zoo.cache import file_sha256
+from ndpp_dense.zoo.index import SCHEME, load_index
 
-__all__ = ["Classifier", "LabelledImages", "evenly", "file_facts", "open_classifier", "total_stride"]
+__all__ = ["Classifier", "LabelledImages", "evenly", "file_facts", "open_classifier", "open_subject", "total_stride"]
 
 _log = logging.getLogger(__name__)
 
@@ -129,6 +131,22 @@ def open_classifier(
     return Subject(title, classifier, pictures, ClassificationTask(), total_stride(network), facts)
 
 
+def open_subject(request: SubjectRequest) -> Subject:
+    """:func:`open_classifier` with what was asked for; the config of weights of the model zoo is that of their row.
+
+    Raises:
+        ValueError: No images are named.
+    """
+    if not request.data:
+        raise ValueError("a classifier needs --data: a folder or .tar file with train/CLASS and val/CLASS.")
+    config, overrides = request.config, request.overrides
+    if request.weights.startswith(SCHEME) and not config and not request.model:
+        row = load_index().find(request.weights)
+        config, overrides = row.config, [*row.overrides, *overrides]
+    given: dict[str, Any] = {"config": config, "model": request.model, "overrides": overrides}
+    return open_classifier(request.data, weights=request.weights, device=request.device, limit=request.limit, **given)
+
+
 def _trained(
     config: str, overrides: Sequence[str], weights: str, classes: Sequence[str]
 ) -> tuple[nn.Module, dict[str, Any]]:
@@ -212,5 +230,5 @@ def file_facts(weights: str) -> dict[str, Any]:
     """The name of a file of weights and the SHA-256 of its bytes; of the model zoo, the name alone."""
     path = Path(weights)
     if not weights or not path.is_file():
-        return {"weights": weights}
+        return {"weights": redacted(weights)}
     return {"weights": path.name, "sha256": file_sha256(path)}

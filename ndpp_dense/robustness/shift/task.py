@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ndpp_dense.robustness.shift.borders import Shift
 
-__all__ = ["Frame", "Images", "Measure", "ShiftTask", "Subject", "ratio"]
+__all__ = ["Frame", "Images", "Measure", "ShiftTask", "Subject", "SubjectRequest", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -115,3 +115,30 @@ def ratio(sums: np.ndarray) -> np.ndarray:
     """The first count over the second; NaN where that is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sums[..., 1] > 0, sums[..., 0] / sums[..., 1], np.nan)
+
+
+@dataclass(frozen=True)
+class SubjectRequest:
+    """What somebody asks to measure, in words that every framework takes or refuses.
+
+    Attributes:
+        weights: File, or ``ndpp://NAME``; empty for those that a named model comes with.
+        config: Name or path of the config that they were trained with; None takes that of the row in the model zoo.
+        model: Instead, a model's name in a framework that has such.
+        data: Folder or file of the images; None for what the config names by itself.
+        datasets: ``NAME=JSON:IMAGES`` values.
+        overrides: Settings in place of the config's.
+        device: Where to run.
+        limit: Take so many images, spread evenly; None takes all.
+        score: Boxes below it do not count for agreement.
+    """
+
+    weights: str = ""
+    config: str | None = None
+    model: str | None = None
+    data: str | None = None
+    datasets: Sequence[str] = ()
+    overrides: Sequence[str] = ()
+    device: str = "cpu"
+    limit: int | None = None
+    score: float = 0.5

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from ndpp_dense.integrations.detectron2.nan_guard import divergence_message
-from ndpp_dense.integrations.detectron2.trainer import NDTrainer
+from ndpp_dense.integrations.detectron2.trainer import ADVICE, NDTrainer
+from ndpp_dense.training.nonfinite import divergence_message
 
 pytestmark = pytest.mark.detectron2
 
 
 def test_message_without_layer_and_checkpoint():
-    text = divergence_message(3, "the losses are a nan", None, None)
+    text = divergence_message(3, "the losses are a nan", None, None, ADVICE)
     assert "iteration 3" in text
     assert "no checkpoint yet" in text
 

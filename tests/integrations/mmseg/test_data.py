@@ -10,7 +10,7 @@ from ndpp_dense.datasets.streets_scene import TRAIN_IDS
 
 pytestmark = pytest.mark.mmseg
 CAMVID = Path(os.environ.get("NDPP_TEST_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "camvid"
-LOAD = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations"}]
+LOAD = [{"type": "LoadCheckedImage"}, {"type": "LoadCheckedLabels"}]
 
 
 def sample(kind, root, prefix, pipeline):
@@ -76,6 +76,16 @@ def test_labels_without_a_class_are_named(check):
 def test_sizes_that_differ_are_named(check):
     with pytest.raises(ValueError, match=r"b.png has 6 x 3 pixels, its image a.png 6 x 4"):
         check(np.zeros((3, 6)))
+
+
+def test_labels_keep_the_size_of_the_file_where_images_are_resized():
+    from ndpp_dense.integrations.mmseg import CheckLabels
+
+    results = {"img": np.zeros((2, 3, 3)), "ori_shape": (4, 6), "gt_seg_map": np.zeros((4, 6), np.uint8)}
+    results |= {"img_path": "a.png", "seg_map_path": "b.png"}
+    CheckLabels(3).transform(results)
+    with pytest.raises(ValueError, match="b.png has 6 x 3 pixels, its image a.png 6 x 4"):
+        CheckLabels(3).transform({**results, "gt_seg_map": np.zeros((3, 6), np.uint8)})
 
 
 def test_iou_by_class():

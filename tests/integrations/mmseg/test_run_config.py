@@ -22,8 +22,12 @@ def test_every_config_is_complete(path):
     assert config.custom_imports.imports == ["ndpp_dense.integrations.mmseg"]
     assert config.param_scheduler[-1].end == config.train_cfg.max_iters
     classes = {config.model.decode_head.num_classes, config.model.auxiliary_head.num_classes}
-    check = next(step for step in config.train_dataloader.dataset.pipeline if step.type == "CheckLabels")
-    assert classes == {check.num_classes}
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        types = [step.type for step in loader.dataset.pipeline]
+        assert types[0] == "LoadCheckedImage"
+        check = loader.dataset.pipeline[types.index("LoadCheckedLabels") + 1]
+        assert check.type == "CheckLabels"
+        assert classes == {check.num_classes}
     crop = next(step for step in config.train_dataloader.dataset.pipeline if step.type == "RandomCrop").crop_size
     assert config.model.data_preprocessor.size == crop
     if "ndpp" in path.stem:
@@ -95,6 +99,10 @@ def test_missing_data_and_weights_say_what_to_do(tmp_path, monkeypatch):
         build_config("deeplabv3_r50_ndpp_scratch", dataset=str(tmp_path))
     for split in ("train", "val"):
         (tmp_path / "leftImg8bit" / split / "a_leftImg8bit.png").touch()
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 images in .* have no labels in .*a_gtFine_labelTrainIds.png"):
+        build_config("deeplabv3_r50_ndpp", dataset=str(tmp_path))
+    for split in ("train", "val"):
+        (tmp_path / "gtFine" / split / "a_gtFine_labelTrainIds.png").touch()
     with pytest.raises(FileNotFoundError, match=r"resnet50_v1c_ndpp.pth' of model.backbone .*checkpoint=FILE"):
         build_config("deeplabv3_r50_ndpp", dataset=str(tmp_path))
 

@@ -1,0 +1,111 @@
+"""``ndpp infer`` goes on after a bad file, names it, and says so by its exit code."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ndpp_dense.cli import infer, main
+
+PIXELS = np.random.default_rng(0).integers(0, 7, (32, 32, 3), np.uint8)
+
+
+class Finding:
+    """What a predictor returns."""
+
+    def __init__(self, image):
+        self.image = image
+
+    def picture(self):
+        return self.image
+
+    def record(self):
+        return {"shape": self.image.shape}
+
+    def summary(self):
+        return f"mean {self.image.mean():.0f}"
+
+
+def predictor(name, device, score):
+    def predict(image):
+        if min(image.shape[:2]) < 4:
+            raise ValueError("too thin")
+        return Finding(image)
+
+    return predict
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Returns a function that runs the command on a place, with a stand-in for a network."""
+    monkeypatch.setattr(infer, "load_index", lambda: SimpleNamespace(find=lambda name: SimpleNamespace(name=name)))
+    monkeypatch.setattr(infer, "predictor_of", lambda model: predictor)
+
+    def call(place):
+        words = ["infer", str(place), "--weights", "x", "--output", str(tmp_path / "out"), "--json", "--device", "cpu"]
+        try:
+            return main(words)
+        except SystemExit as end:
+            return end.code
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "in"
+    place.mkdir()
+    for name in ("a.png", "z.png"):
+        Image.fromarray(PIXELS).save(place / name)
+    return place
+
+
+def test_a_folder_of_good_images_ends_with_0(run, folder, tmp_path, capsys):
+    assert run(folder) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "a.png.json",
+        "a.png.png",
+        "z.png.json",
+        "z.png.png",
+    ]
+    assert "left out" not in capsys.readouterr().out
+
+
+def test_bad_images_are_listed_and_the_others_done(run, folder, tmp_path, capsys):
+    (folder / "empty.png").touch()
+    whole = (folder / "a.png").read_bytes()
+    (folder / "half.png").write_bytes(whole[: len(whole) // 2])
+    Image.new("RGB", (90, 2)).save(folder / "thin.png")
+    (folder / "._a.png").write_bytes(b"\0\5\x16\7")
+    (folder / "notes.txt").touch()
+    assert run(folder) == 1
+    said = capsys.readouterr().out
+    for line in (
+        "left out are 1 that do not end as images do (.txt 1; first: notes.txt); 1 hidden (._a.png)",
+        f"failed: cannot read image {folder / 'empty.png'}: the file is empty (0 bytes)",
+        f"failed: cannot read image {folder / 'half.png'}: ",
+        f"failed: {folder / 'thin.png'} (90 x 2 pixels): too thin",
+        "3 of 5 images failed",
+    ):
+        assert line in said
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"a.png.png", "z.png.png"}
+
+
+def test_nothing_but_bad_images_ends_with_2(run, folder, capsys):
+    (folder / "a.png").write_bytes(b"<html>")
+    assert run(folder / "a.png") == 2
+    assert f"cannot read image {folder / 'a.png'}: it is no image" in capsys.readouterr().err
+    (folder / "z.png").write_bytes(b"")
+    assert run(folder) == 2
+    said = capsys.readouterr().err
+    assert "none of 2 images" in said
+    assert "a.png" in said
+    assert "z.png" in said
+
+
+def test_a_folder_without_images_says_what_it_holds(run, folder, capsys):
+    for name in ("a", "z"):
+        (folder / f"{name}.png").rename(folder / f"{name}.gif")
+    assert run(folder) == 2
+    assert "holds no image (it holds 2 that do not end as images do (.gif 2" in capsys.readouterr().err
