@@ -223,7 +223,7 @@ def test_nobody_but_whitening_writes_its_state():
         "layer.whitening.running_mean.zero_()",
         "layer.whitening.running_cov[0] = 1",
         "layer.whitening.running_cov[0].copy_(x)",
-        "setattr(state, '_collected', None)",
+        "setattr(state, '_collection', None)",
         "del state._exchange",
     ],
 )
