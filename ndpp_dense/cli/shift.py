@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,6 @@ def _subject_of(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Measures and writes."""
-    from dataclasses import replace
-
     from ndpp_dense.robustness.shift import measure_shifts, parse_steps, shift_grid
     from ndpp_dense.zoo import as_address
 
