@@ -62,7 +62,7 @@ def test_a_run_leaves_results_distances_weights_and_figures(folder, tmp_path, ca
         (["--ratings", "live"], "--ratings live: choose from generated, kadid10k"),
         (["--ratings", "kadid10k"], "no rating file dmos.csv in"),
         (["--size", "128"], "Image too small"),
-        (["--weights", "absent.pth"], "there is no file absent.pth"),
+        (["--weights", "absent.pth"], "weights absent.pth not found"),
         (["--baselines", "lpips"], "Unknown baseline 'lpips'"),
         (["--loss", "l2"], "Unknown loss 'l2'"),
         (["--test-share", "2"], "test_share = 2.0"),

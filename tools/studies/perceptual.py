@@ -60,7 +60,7 @@ def trained(seed: int, data: Path, output: Path) -> Path:
     """Train the backbone of a seed if it is not there; return its weights."""
     folder = output / f"base_seed{seed}"
     if not (folder / "results.json").exists():
-        words = pretraining.command(CONFIG, [], RATE, seed, data, folder)
+        words = [*pretraining.command(CONFIG, [], RATE, seed, data, folder), "--resume"]
         print(f"seed {seed}: {' '.join(words)}", flush=True)
         subprocess.run([sys.executable, *words], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return folder / "last.pth"
