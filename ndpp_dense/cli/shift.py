@@ -54,7 +54,7 @@ def add_arguments(parser: Parser) -> None:
     tasks = sorted(record.shift_task for record in FRAMEWORKS.values())
     add("--task", choices=tasks, help="default: what the config is for")
     add("--shifts", default="-50..50", metavar="A..B|N,N,...", help="pixels to shift by (default: -50..50)")
-    add("--step", type=int, default=1, help="take every so manieth of a range")
+    add("--step", type=int, default=1, help="take only each N-th of a range")
     add("--along", choices=ALONG, default="cross", help="axes, each by itself (cross) or all pairs (grid, for a map)")
     add("--border", choices=BORDERS, default="mirror", help="what comes in (default: a mirror mosaic)")
     add("--limit", type=int, metavar="N", help="measure N images, spread evenly over the set")

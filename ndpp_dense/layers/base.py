@@ -58,6 +58,10 @@ class NDLayer(nn.Module):
         """S of the layer."""
         return local_scale(self.config.local_scale)
 
+    def _scaled(self, x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+        """The input of the linear map, and the factor for its output or None; see :class:`LocalScale`."""
+        return self._scale.apply(x, dims)
+
     def set_momentum(self, momentum: float) -> None:
         """Lets later steps weigh so much in the running statistics.
 

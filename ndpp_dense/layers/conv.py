@@ -49,7 +49,7 @@ class NDConv2d(NDLayer, nn.Conv2d):
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``; N may be 0."""
         fused = self._fuses(x)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not fused):
-            x, scale = self._scale.apply(x, SAMPLE_DIMS)
+            x, scale = self._scaled(x, SAMPLE_DIMS)
         x, padding = pad_input(self, x)
         mean, whitening = self.whitening(lambda sampling: self._data_matrix(x, scale, padding, sampling))
         weight, bias = self.effective_parameters(mean, whitening)

@@ -52,7 +52,7 @@ class NDConvTranspose2d(NDLayer, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``; N may be 0."""
-        x, scale = self._scale.apply(x, SAMPLE_DIMS)
+        x, scale = self._scaled(x, SAMPLE_DIMS)
         mean, whitening = self.whitening(lambda sampling: self._data_matrix(x, scale, sampling))
         weight, bias = self.effective_parameters(mean, whitening)
         return self._activate(scaled_conv_transpose2d(self, x, scale, weight, bias))

@@ -36,7 +36,7 @@ class NDLinear(NDLayer, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., in_features)`` to ``(..., out_features)``; there may be no rows."""
-        x, scale = self._scale.apply(x, FEATURE_DIMS)
+        x, scale = self._scaled(x, FEATURE_DIMS)
         mean, whitening = self.whitening(lambda _: self._data_matrix(x, scale))
         weight, bias = self.effective_parameters(mean, whitening)
         return self._activate(scaled_linear(x, scale, weight, bias, self.weight.dtype))

@@ -54,7 +54,8 @@ def never_compiled(function: Function) -> Function:
     Args:
         function: Called by compiled code as it is; a graph ends there.
     """
-    outside_of_graphs = torch._disable_dynamo(function)  # imports the compiler when it is called, not now
+    # Imports the compiler when it is called, not now.
+    outside_of_graphs = torch._disable_dynamo(function)  # pyright: ignore[reportPrivateImportUsage]
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
