@@ -33,11 +33,7 @@ PARTS = {
         "ndpp_dense.layers.conv_transpose:scaled_conv_transpose2d",
         "ndpp_dense.layers.linear:scaled_linear",
     ),
-    "local scale": (
-        "ndpp_dense.layers.conv:local_statistics",
-        "ndpp_dense.layers.conv_transpose:local_statistics",
-        "ndpp_dense.layers.linear:local_statistics",
-    ),
+    "local scale": ("ndpp_dense.layers.local_scale:absolute_sum",),
 }
 
 
