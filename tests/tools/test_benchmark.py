@@ -273,5 +273,5 @@ def test_a_suite_whose_framework_is_missing_is_left_out_by_name(monkeypatch, tmp
     monkeypatch.setitem(bench_suites.SUITES, "detector", suite)
     _run("--suite", "detector", "--output", str(tmp_path))
     out = capsys.readouterr().out
-    assert "detector: left out, no_such_framework not installed: pip install -e '.[detectron2]'" in out
+    assert "detector: left out, no_such_framework not installed: pip install 'ndpp-dense[detectron2]'" in out
     assert list(tmp_path.iterdir()) == []
