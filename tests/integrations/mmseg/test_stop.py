@@ -70,6 +70,22 @@ def test_changed_settings_are_said_with_those_that_count(run_config, tmp_path, m
         Runner.from_cfg(config).train()
 
 
+def test_the_checkpoint_before_goes_only_once_the_next_is_there(run_config, tmp_path, monkeypatch):
+    put = checkpoint.NDPPCheckpointBackend.put
+
+    def full(self, obj, filepath):
+        if filepath.endswith("iter_3.pth"):
+            raise OSError(28, "No space left on device")
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(checkpoint.NDPPCheckpointBackend, "put", full)
+    saving = {"default_hooks__checkpoint__interval": 1, "default_hooks__checkpoint__max_keep_ckpts": 1}
+    with pytest.raises(OSError, match="No space left"):
+        Runner.from_cfg(run_config("run", train_cfg__max_iters=3, train_cfg__val_interval=9, **saving)).train()
+    assert [file.name for file in (tmp_path / "run").glob("*.pth")] == ["iter_2.pth"]
+    assert newest_sound(tmp_path / "run") == str(tmp_path / "run" / "iter_2.pth")
+
+
 def write(folder, *names):
     folder.mkdir(exist_ok=True)
     for name in names:
