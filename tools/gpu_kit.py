@@ -5,7 +5,7 @@
 
 That machine is expected to have PRESENT, below. What else is imported is collected at the versions of constraints.txt,
 without following requirements: each is named here, and one that is named nowhere is an error. Archives without wheels
-and Detectron2, as tools/install_detectron2.py edits it, are built. OpenCV is the exception: its wheel alone is twice as
+and Detectron2, as ndpp install-detectron2 edits it, are built. OpenCV is the exception: its wheel alone is twice as
 large as the kit may be, and nothing that is measured calls it, so gpu_report.py puts a stand-in where it is missing.
 """
 

@@ -69,11 +69,12 @@ def _torch() -> list[Finding]:
 def torch_findings() -> list[tuple[str, bool | None, str, str]]:
     """What is found by calling torch: itself, a GPU, the ways to talk to other processes."""
     found = []
-    for check in (_torch_itself, _gpu, _distributed):
+    for name, check in (("torch", _torch_itself), ("GPU", _gpu), ("distributed", _distributed)):
         try:
             found.append(astuple(check()))
         except Exception as error:
-            found.append((check.__name__.strip("_"), False, f"{type(error).__name__}: {error}", ""))
+            remedy = "install torch again, see pytorch.org/get-started" if check is _torch_itself else ""
+            found.append((name, False, f"{type(error).__name__}: {error}", remedy))
     return found
 
 

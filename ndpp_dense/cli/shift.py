@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,17 +107,9 @@ def _subject_of(args: argparse.Namespace) -> Any:
 
 def run(args: argparse.Namespace) -> int:
     """Measures and writes."""
-    from ndpp_dense.reports.drawing import drawing
-    from ndpp_dense.robustness.shift import (  # fmt: skip
-        draw_shift,
-        measure_shifts,
-        parse_steps,
-        shift_grid,
-        shift_record,
-        write_shift_csv,
-        write_shift_json,
-    )
-    from ndpp_dense.robustness.shift.report import shift_table
+    from dataclasses import replace
+
+    from ndpp_dense.robustness.shift import measure_shifts, parse_steps, shift_grid
     from ndpp_dense.zoo import as_address
 
     check_folder("--output", args.output)
@@ -138,11 +129,19 @@ def run(args: argparse.Namespace) -> int:
     result = measure_shifts(
         subject, shifts, border=args.border, batch_size=args.batch_size, partial=partial, progress=True
     )
-    record = shift_record(result, subject.facts)
+    _write(result, subject.facts, output)
+    shutil.rmtree(partial)
+    return 0
+
+
+def _write(result: Any, facts: Any, output: Path) -> None:
+    from ndpp_dense.reports.drawing import drawing
+    from ndpp_dense.robustness.shift import draw_shift, shift_record, write_shift_csv, write_shift_json
+    from ndpp_dense.robustness.shift.report import shift_table
+
+    record = shift_record(result, facts)
     write_shift_json(record, output / "shift.json")
     write_shift_csv(result, output / "shift.csv")
     with drawing(output / "shift.png"):
         draw_shift(result, output / "shift.png")
-    shutil.rmtree(partial)
     say(shift_table(record), f"shift.json, shift.csv and shift.png in {output}")
-    return 0

@@ -18,7 +18,7 @@ verify` checks the files here and evaluates them again where their data are pres
 
 ```
 ndpp infer IMAGE --weights mask_rcnn_ndpp_demo --output out
-python tools/train_net.py --config mask_rcnn_ndpp_demo --weights ndpp://mask_rcnn_ndpp_demo
+ndpp train-det --config mask_rcnn_ndpp_demo --weights ndpp://mask_rcnn_ndpp_demo
 ```
 
 In Python: `from ndpp_dense import load_checkpoint; load_checkpoint("NAME", model)`.

@@ -51,7 +51,7 @@ def test_one_gpu_waits_for_nobody(capsys):
 
 
 def test_a_model_of_the_zoo(capsys):
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed: python tools/install_detectron2.py")
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
     first = printed(capsys, "--gpus", "8", "--model", "mask_rcnn_ndpp").splitlines()[0]
     gradients, statistics, layers, share = re.findall(r"[0-9.]+", first.split(": ")[1])[:4]
     assert f"sends {statistics} MB of statistics from {layers} layers" in PAGE

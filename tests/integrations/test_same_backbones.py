@@ -6,7 +6,7 @@ import torch
 from ndpp_dense import WhiteningConfig, convert_to_ndpp
 
 pytest.importorskip("timm", reason="timm is not installed: extra 'pretrain'")
-pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
 pytest.importorskip("mmseg", reason="MMSegmentation is not installed: extra 'mmseg'")
 pytestmark = [pytest.mark.detectron2, pytest.mark.mmseg]
 WIDTH = 8

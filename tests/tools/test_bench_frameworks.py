@@ -15,7 +15,7 @@ def _count(model, kind):
 
 @pytest.mark.detectron2
 def test_detectors_differ_in_their_norms_alone_and_train():
-    pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
     group = bench_frameworks._detector("GN", Settings())
     assert _count(group, nn.GroupNorm) == 53 + 8 + 4  # backbone, FPN, mask head
     assert _count(group, nn.BatchNorm2d) == 0

@@ -19,7 +19,7 @@ TEXT = f"""# ND++ from batch norm weights
 
 ResNet-18 with batch norms, trained on images of 64 x 64 pixels (1,300 training and 300 validation images of ten
 ImageNet classes) by `resnet18_bn_small.yaml` for its 12 epochs at learning rate 0.1, is converted by
-`tools/convert_weights.py --calibrate` on 640 training images. Then each trains {EPOCHS} epochs more at batch size 32,
+`ndpp convert --calibrate` on 640 training images. Then each trains {EPOCHS} epochs more at batch size 32,
 with momentum 0.9 and a cosine from the learning rate of the row. "Before" is top-1 accuracy on the validation images as
 converted (a percentage point is three images). `fast` had blocks of 64 channels (16 in 3x3 convolutions) and five
 iterations. With local scale in every layer a network answers the same for an image at any contrast, which the one with

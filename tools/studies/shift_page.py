@@ -52,8 +52,8 @@ would have 23 %. Boxes come and go with a shift of 8 pixels where average precis
 repeats with the stride to the right.
 
 ```
-python tools/evaluate_shift.py --weights ndpp://mask_rcnn_ndpp_demo --shifts -24..24 --step 8 --along grid --limit 40
-python tools/evaluate_shift.py --weights ndpp://deeplabv3_ndpp_demo --shifts -16..16 --along cross --limit 20
+ndpp shift --weights ndpp://mask_rcnn_ndpp_demo --shifts -24..24 --step 8 --along grid --limit 40
+ndpp shift --weights ndpp://deeplabv3_ndpp_demo --shifts -16..16 --along cross --limit 20
 ```
 
 {table}

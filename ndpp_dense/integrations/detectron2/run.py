@@ -16,7 +16,7 @@ from ndpp_dense.distributed.stopping import stopping_at_once
 from ndpp_dense.integrations.detectron2.checkpoint import CHECKPOINTS, NDCheckpointer
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
 from ndpp_dense.integrations.detectron2.run_config import build_config, flat_settings, prepare_run
-from ndpp_dense.integrations.detectron2.setting_checks import check_training_sets
+from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_training_sets
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
 from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
@@ -49,6 +49,7 @@ def evaluate_or_train(
         logging.getLogger("detectron2.engine.train_loop").addFilter(lambda record: not record.exc_info)
     tell = say if comm.is_main_process() else lambda *_: None
     cfg, remarks = build_config(config, **settings)
+    check_device_and_classes(cfg)
     if eval_only:
         prepare_run(cfg)
         tell(*remarks)

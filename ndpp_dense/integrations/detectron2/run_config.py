@@ -26,7 +26,7 @@ from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.reading import check_proposals
-from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_settings
+from ndpp_dense.integrations.detectron2.setting_checks import check_settings
 from ndpp_dense.redaction import redacted
 from ndpp_dense.training.log_files import forgiving
 
@@ -83,7 +83,6 @@ def build_config(
         cfg.OUTPUT_DIR = str(Path("output") / path.stem)
     _merge_overrides(cfg, overrides)
     check_available([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    check_device_and_classes(cfg)
     check_proposals(cfg)
     if auto_scale is not None:
         cfg, changes = _scaled(cfg, Scaling(auto_scale, comm.get_world_size()))

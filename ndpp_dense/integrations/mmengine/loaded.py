@@ -43,7 +43,7 @@ class NDPPLoadHook(Hook):
         if not taken:
             raise ValueError(
                 f"load_from: none of the {len(wanted)} weights of the model is in {source}:\n{table}\nTo start only a "
-                "backbone from a file, give model.backbone.init_cfg; tools/convert_weights.py makes files that fit."
+                "backbone from a file, give model.backbone.init_cfg; ndpp convert makes files that fit."
             )
         log = MMLogger.get_current_instance().log
         message = "load_from: %d of %d weights taken from %s, %d unmatched"

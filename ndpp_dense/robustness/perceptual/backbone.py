@@ -22,7 +22,7 @@ def open_stages(name: str, weights: str | Path | None = None) -> StageMaps:
 
     Args:
         name: Of ``list_backbones()``, of a timm model, or of a pretraining config, which may name a conversion to ND++.
-        weights: File of weights or checkpoint of ``tools/pretrain.py``, whose classifier is left out;
+        weights: File of weights or checkpoint of ``ndpp pretrain``, whose classifier is left out;
             ``"pretrained"`` downloads timm's; None leaves random weights.
 
     Raises:

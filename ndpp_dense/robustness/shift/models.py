@@ -1,4 +1,4 @@
-"""Classifiers and labelled images to measure: trained by ``tools/pretrain.py``, or pretrained ones of timm."""
+"""Classifiers and labelled images to measure: trained by ``ndpp pretrain``, or pretrained ones of timm."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def open_classifier(
 
     Args:
         data: Folder or ``.tar`` file with ``train/CLASS/IMAGE`` and ``val/CLASS/IMAGE``.
-        config: Config of ``tools/pretrain.py``, by name or path, that the weights were trained with.
+        config: Config of ``ndpp pretrain``, by name or path, that the weights were trained with.
         model: Instead, a name of timm's, pretrained unless ``weights`` are given. Where it knows 1,000 classes and the
             images are of some of them (folders named ``n01440764``), these are what is compared.
         weights: File, or ``ndpp://NAME``.
@@ -107,7 +107,7 @@ def open_classifier(
     from ndpp_dense.pretrain.images import open_images
 
     if (config is None) == (model is None):
-        raise ValueError("give either a config of tools/pretrain.py (with its weights) or the name of a model of timm.")
+        raise ValueError("give either a config of ndpp pretrain (with its weights) or the name of a model of timm.")
     _, images = open_images(data)
     network, shape = (
         _trained(str(config), overrides, weights, images.classes) if model is None else _of_timm(model, weights)
@@ -150,7 +150,7 @@ def open_subject(request: SubjectRequest) -> Subject:
 def _trained(
     config: str, overrides: Sequence[str], weights: str, classes: Sequence[str]
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """A network of tools/pretrain.py, and how its images are made."""
+    """A network of ndpp pretrain, and how its images are made."""
     from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     from ndpp_dense.pretrain.config_loading import load_config

@@ -51,7 +51,7 @@ def restore_loggers():
 @pytest.fixture(autouse=True)
 def restore_catalog():
     """Take away whatever a test registers, which the next one would find."""
-    data = pytest.importorskip("detectron2.data", reason="Detectron2 is not installed: tools/install_detectron2.py")
+    data = pytest.importorskip("detectron2.data", reason="Detectron2 is not installed: ndpp install-detectron2")
     before = set(data.DatasetCatalog.list())
     yield
     for name in set(data.DatasetCatalog.list()) - before:
@@ -117,7 +117,7 @@ def build_tiny(tiny_config, tiny_coco, tmp_path):
 
 @pytest.fixture
 def train_net(tiny_config, tiny_coco):
-    """Return a function that starts tools/train_net.py on the tiny run; arguments come before the overrides."""
+    """Return a function that starts ndpp train-det on the tiny run; arguments come before the overrides."""
 
     def start(output, *words, launcher=()):
         flags = [word for flag in tiny_coco for word in ("--dataset", flag)]

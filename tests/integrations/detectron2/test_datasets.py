@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
 pytest.importorskip("sklearn", reason="sklearn is not installed")
 
 from detectron2.data import DatasetCatalog, MetadataCatalog, get_detection_dataset_dicts

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
 
 import torch
 from detectron2.config import get_cfg

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
 pytest.importorskip("sklearn", reason="sklearn is not installed")
 
 from detectron2.data import Metadata

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 pytestmark = pytest.mark.detectron2
-pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
 
 
 @pytest.fixture

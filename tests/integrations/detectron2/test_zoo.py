@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
 pytestmark = pytest.mark.detectron2
 
 TINY = (

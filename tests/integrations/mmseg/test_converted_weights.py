@@ -1,4 +1,4 @@
-"""What tools/convert_weights.py writes is what a segmentor takes, key for key, and trains from."""
+"""What ndpp convert writes is what a segmentor takes, key for key, and trains from."""
 
 from pathlib import Path
 

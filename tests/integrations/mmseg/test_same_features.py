@@ -5,7 +5,7 @@ import torch
 
 from ndpp_dense import WhiteningConfig, convert_to_ndpp
 
-pytest.importorskip("detectron2", reason="Detectron2 is not installed: tools/install_detectron2.py")
+pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
 pytestmark = [
     pytest.mark.detectron2,
     pytest.mark.mmseg,

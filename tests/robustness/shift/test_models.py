@@ -1,4 +1,4 @@
-"""Classifiers of tools/pretrain.py and of timm, with images from a folder."""
+"""Classifiers of ndpp pretrain and of timm, with images from a folder."""
 
 import numpy as np
 import pytest
@@ -86,10 +86,10 @@ def test_a_model_of_timm_is_compared_on_its_own_classes(folder, caplog):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"config": None}, ValueError, "give either a config of tools/pretrain.py"),
+        ({"config": None}, ValueError, "give either a config of ndpp pretrain"),
         ({"model": "test_resnet"}, ValueError, "give either a config"),
         ({"weights": ""}, ValueError, "name the weights, such as output/tiny/last.pth"),
-        ({"weights": "nowhere.pth"}, FileNotFoundError, "there is no file nowhere.pth"),
+        ({"weights": "nowhere.pth"}, FileNotFoundError, "weights nowhere.pth not found"),
         ({"config": None, "model": "test_resnett"}, ValueError, "timm has no model 'test_resnett'. Near: test"),
         ({"overrides": ["image_sizes=3"]}, KeyError, "no setting 'image_sizes'"),
         ({"limit": 0}, ValueError, "limit = 0: at least one image must be measured"),
