@@ -13,6 +13,7 @@ from ndpp_dense.integrations.mmengine import checkpoint, hooks
 from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.processes import auto_scale
 from ndpp_dense.integrations.mmseg.run_config import choose_resumed
+from ndpp_dense.weights.files import read_checkpoint
 
 pytestmark = pytest.mark.mmseg
 LENGTH = {"train_cfg": {"max_iters": 5, "val_interval": 9}, "default_hooks__checkpoint__interval": 2}
@@ -36,7 +37,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(run_config, same_weights, tmp_pa
     choose_resumed(config)
     assert (config.resume, config.load_from) == (True, str(tmp_path / "run" / "iter_3.pth"))
     Runner.from_cfg(config).train()
-    one, other = (torch.load(tmp_path / name / "iter_5.pth", weights_only=True) for name in ("whole", "run"))
+    one, other = (read_checkpoint(tmp_path / name / "iter_5.pth") for name in ("whole", "run"))
     assert same_weights(one["state_dict"], other["state_dict"]) == []
 
 
