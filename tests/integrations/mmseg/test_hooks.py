@@ -9,13 +9,14 @@ import torch
 
 from ndpp_dense import nd_layers
 from ndpp_dense.integrations.mmengine.hooks import RANDOM_KEY, STATISTICS_KEY, _portion_of, plain_model
+from ndpp_dense.weights.files import read_checkpoint
 
 pytestmark = pytest.mark.mmseg
 PAPER = {"model__ndpp__preset": "paper"}
 
 
 def load(runner, name):
-    return torch.load(Path(runner.work_dir) / name, weights_only=True)
+    return read_checkpoint(Path(runner.work_dir) / name)
 
 
 def with_ema(config):

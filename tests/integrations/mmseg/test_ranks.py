@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
 
 pytest.importorskip("mmengine", reason="mmengine is not installed")
 
 from ndpp_dense.integrations.mmengine.hooks import STATISTICS_KEY  # noqa: E402
+from ndpp_dense.weights.files import read_checkpoint  # noqa: E402
 
 pytestmark = [pytest.mark.mmseg, pytest.mark.slow]
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,7 +75,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(start, same_weights, preset):
     assert not (resumed / "iter_12.pth").exists()
     _, processes = start("resumed", resume=True, **option)
     finish(processes)
-    one, other = (torch.load(folder / "iter_12.pth", weights_only=True) for folder in (whole, resumed))
+    one, other = (read_checkpoint(folder / "iter_12.pth") for folder in (whole, resumed))
     assert len(one["state_dict"]) > 100
     assert same_weights(one["state_dict"], other["state_dict"]) == []
     assert same_weights(one[STATISTICS_KEY], other[STATISTICS_KEY]) == []

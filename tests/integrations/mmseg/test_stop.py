@@ -13,6 +13,7 @@ from ndpp_dense.integrations.mmengine import checkpoint, hooks
 from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.processes import auto_scale
 from ndpp_dense.integrations.mmseg.run_config import choose_resumed
+from ndpp_dense.weights.files import read_checkpoint
 
 pytestmark = pytest.mark.mmseg
 LENGTH = {"train_cfg": {"max_iters": 5, "val_interval": 9}, "default_hooks__checkpoint__interval": 2}
@@ -36,7 +37,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(run_config, same_weights, tmp_pa
     choose_resumed(config)
     assert (config.resume, config.load_from) == (True, str(tmp_path / "run" / "iter_3.pth"))
     Runner.from_cfg(config).train()
-    one, other = (torch.load(tmp_path / name / "iter_5.pth", weights_only=True) for name in ("whole", "run"))
+    one, other = (read_checkpoint(tmp_path / name / "iter_5.pth") for name in ("whole", "run"))
     assert same_weights(one["state_dict"], other["state_dict"]) == []
 
 
@@ -68,6 +69,22 @@ def test_changed_settings_are_said_with_those_that_count(run_config, tmp_path, m
     choose_resumed(config)
     with pytest.raises(ValueError, match="state of an optimizer 'SGD', and this run has 'Adam'"):
         Runner.from_cfg(config).train()
+
+
+def test_the_checkpoint_before_goes_only_once_the_next_is_there(run_config, tmp_path, monkeypatch):
+    put = checkpoint.NDPPCheckpointBackend.put
+
+    def full(self, obj, filepath):
+        if filepath.endswith("iter_3.pth"):
+            raise OSError(28, "No space left on device")
+        put(self, obj, filepath)
+
+    monkeypatch.setattr(checkpoint.NDPPCheckpointBackend, "put", full)
+    saving = {"default_hooks__checkpoint__interval": 1, "default_hooks__checkpoint__max_keep_ckpts": 1}
+    with pytest.raises(OSError, match="No space left"):
+        Runner.from_cfg(run_config("run", train_cfg__max_iters=3, train_cfg__val_interval=9, **saving)).train()
+    assert [file.name for file in (tmp_path / "run").glob("*.pth")] == ["iter_2.pth"]
+    assert newest_sound(tmp_path / "run") == str(tmp_path / "run" / "iter_2.pth")
 
 
 def write(folder, *names):
