@@ -114,7 +114,7 @@ def opened(source: str | os.PathLike[str] | IO[bytes], name: str | None, what: s
 
 
 def _check_sums(stream: IO[bytes]) -> None:
-    """Compares a PNG's checksums: Pillow decodes past a damaged chunk, and leaves the rest black."""
+    """Compares a PNG's checksums: Pillow passes over damage behind the pixels, such as of the orientation."""
     if stream.read(4) == b"\x89PNG":
         stream.seek(0)
         with Image.open(stream) as image:

@@ -237,3 +237,21 @@ def test_labels_of_several_channels_are_refused(tmp_path, bands, mode):
         read_labels(path)
     with pytest.raises(ValueError, match="numbers that are not whole"):
         read_labels(save(tmp_path / "y.tif", GREY.astype(np.float32)))
+
+
+def test_damage_behind_the_pixels_is_named(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = tmp_path / "x.png"
+    Image.fromarray(COLOUR).save(path, exif=exif)
+    data = path.read_bytes()
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    moved = data[:start] + data[end:-12] + data[start:end] + data[-12:]  # before the last chunk
+    path.write_bytes(moved)
+    assert pixels(path).shape[:2] == COLOUR.shape[1::-1]
+    damaged = bytearray(moved)
+    damaged[-14] ^= 0x40
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"cannot read image .*x\.png: "):  # else the picture would lie on its side
+        read_image(path)
