@@ -37,3 +37,14 @@ def test_nothing_is_imported_before_it_is_asked_for():
     code += "'ndpp_dense.layers' in sys.modules, 'ndpp_dense.conversion.convert' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.split() == ["False", "True", "False"]
+
+
+@pytest.mark.parametrize(("former", "name"), ndpp_dense._RENAMED.items())
+def test_former_names_warn_and_work(former, name):
+    with pytest.warns(DeprecationWarning, match=rf"ndpp_dense\.{former} is now ndpp_dense\.{name}"):
+        assert getattr(ndpp_dense, former) is getattr(ndpp_dense, name)
+    assert former not in ndpp_dense.__all__
+
+
+def test_former_names_are_those_of_accumulation():
+    assert set(ndpp_dense._RENAMED) == {"portion_of_step", "portions_of_step"}

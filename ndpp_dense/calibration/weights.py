@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
 
+from ndpp_dense.conversion.probe import frozen_norm_eps, is_norm
 from ndpp_dense.layers.base import NDLayer
 from ndpp_dense.layers.conv_transpose import NDConvTranspose2d
 from ndpp_dense.layers.functional import FEATURE_DIMS, SAMPLE_DIMS
@@ -39,14 +40,14 @@ class SampleScale(NamedTuple):
 
 def is_foldable(norm: nn.Module) -> bool:
     """Whether a norm is a fixed affine map per channel in evaluation: a (frozen) batch norm with running statistics."""
-    frozen = type(norm).__name__ == "FrozenBatchNorm2d"
-    return (frozen or isinstance(norm, _BatchNorm)) and norm.running_mean is not None and norm.running_var is not None
+    group = isinstance(norm, nn.GroupNorm | _InstanceNorm)
+    return is_norm(norm) and not group and norm.running_mean is not None and norm.running_var is not None
 
 
 def normalize(norm: nn.Module, y: Tensor) -> Tensor:
     """What a foldable norm does to the output of a layer, without the activation that it may carry with it (timm)."""
     mean, variance, weight, bias = norm.running_mean, norm.running_var, norm.weight, norm.bias
-    return F.batch_norm(y, mean, variance, weight, bias, False, 0.0, norm.eps)  # type: ignore[arg-type]
+    return F.batch_norm(y, mean, variance, weight, bias, False, 0.0, frozen_norm_eps(norm))  # type: ignore[arg-type]
 
 
 @torch.no_grad()
@@ -63,7 +64,7 @@ def fold_norm(layer: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor]
     if norm is None:
         return weight, bias
     mean, variance = norm.running_mean.double(), norm.running_var.double()  # type: ignore[operator]
-    scale = torch.rsqrt(variance + norm.eps)  # type: ignore[operator]
+    scale = torch.rsqrt(variance + frozen_norm_eps(norm))
     scale = scale if norm.weight is None else scale * norm.weight.double()  # type: ignore[operator]
     bias = (bias - mean) * scale  # type: ignore[operator]
     bias = bias if norm.bias is None else bias + norm.bias.double()  # type: ignore[operator]

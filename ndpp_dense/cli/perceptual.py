@@ -1,16 +1,16 @@
-"""Compare perceptual distances with opinions on pairs of images: ours on a backbone, PSNR, SSIM, LPIPS and DISTS.
+"""Compare perceptual distances with ratings on pairs of images: ours on a backbone, PSNR, SSIM, LPIPS and DISTS.
 
 Examples::
 
     ndpp perceptual --data IMAGES --model resnet18 --weights output/run/last.pth
-    ndpp perceptual --data kadid10k --opinions kadid10k --model vgg16_multi_gap --weights vgg16.pth
-    ndpp perceptual --data tid2013 --opinions tid2013 --model resnet50 --weights pretrained \
+    ndpp perceptual --data kadid10k --ratings kadid10k --model vgg16_multi_gap --weights vgg16.pth
+    ndpp perceptual --data tid2013 --ratings tid2013 --model resnet50 --weights pretrained \
         --loss pearson --device cuda
-    ndpp perceptual --data raid --opinions raid --model vgg16_multi_gap --weights vgg16.pth \
+    ndpp perceptual --data raid --ratings raid --model vgg16_multi_gap --weights vgg16.pth \
         --distance-weights output/perceptual/gap.safetensors
 
-Without --opinions, distorted views of the images in the folder are made, five steps of each kind, and the order of the
-steps is the opinion. Weights of our distance are trained on a part of the reference images and tested on the others.
+Without --ratings, distorted views of the images in the folder are made, five steps of each kind, and the order of the
+steps is the rating. Weights of our distance are trained on a part of the reference images and tested on the others.
 """
 
 from __future__ import annotations
@@ -28,14 +28,20 @@ __all__ = ["add_arguments", "run"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what it takes."""
     add = parser.add_argument
-    add("--data", required=True, metavar="FOLDER", help="images, or the folder of an opinion set")
-    add("--opinions", default="generated", metavar="SET", help="generated (default), kadid10k, tid2013, tid2008, raid")
+    add("--data", required=True, metavar="FOLDER", help="images, or the folder of a rating set")
+    add(
+        "--ratings",
+        "--opinions",
+        default="generated",
+        metavar="SET",
+        help="generated (default), kadid10k, tid2013, tid2008, raid",
+    )
     add("--model", required=True, metavar="NAME", help="backbone of ours or timm's, or a pretraining config")
     add("--weights", metavar="FILE", help="of the backbone; 'pretrained' downloads timm's; random without it")
     add("--distance-weights", metavar="FILE", help="trained before: train none, test on all references")
     add("--loss", default="rank", metavar="LOSS", help="rank (default) or pearson")
     add("--test-share", type=float, default=0.4, help="of the references, held out of training (default 0.4)")
-    add("--peers", nargs="*", metavar="NAME", help="default: psnr ssim lpips_vgg lpips_alex dists")
+    add("--baselines", "--peers", nargs="*", metavar="NAME", help="default: psnr ssim lpips_vgg lpips_alex dists")
     add("--limit", type=int, metavar="N", help="generated: number of references, drawn from the images")
     add("--size", type=int, default=128, help="generated: pixels a side of the pictures (default 128)")
     add("--seed", type=int, default=0)
@@ -46,37 +52,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _open_set(args: argparse.Namespace) -> Any:
-    """Open the opinion set that the command line names."""
-    from ndpp_dense.robustness.perceptual import LAYOUTS, GeneratedOpinions, open_opinions
+    """Open the rating set that the command line names."""
+    from ndpp_dense.robustness.perceptual import LAYOUTS, GeneratedRatings, open_ratings
 
-    if args.opinions == "generated":
-        return GeneratedOpinions(args.data, args.size, args.limit, seed=args.seed)
-    if args.opinions not in LAYOUTS:
-        raise ValueError(f"--opinions {args.opinions}: choose from generated, {', '.join(LAYOUTS)}.")
-    return open_opinions(args.opinions, args.data)
+    if args.ratings == "generated":
+        return GeneratedRatings(args.data, args.size, args.limit, seed=args.seed)
+    if args.ratings not in LAYOUTS:
+        raise ValueError(f"--ratings {args.ratings}: choose from generated, {', '.join(LAYOUTS)}.")
+    return open_ratings(args.ratings, args.data)
 
 
-def _split_of(args: argparse.Namespace, opinions: Any) -> Any:
+def _split_of(args: argparse.Namespace, ratings: Any) -> Any:
     """Return the split: all references are for testing where the weights were trained before."""
     from ndpp_dense.robustness.perceptual import ReferenceSplit, split_references
 
     if args.distance_weights:
-        return ReferenceSplit(frozenset(), frozenset(pair.reference for pair in opinions.pairs))
-    return split_references(opinions, args.test_share, args.seed)
+        return ReferenceSplit(frozenset(), frozenset(pair.reference for pair in ratings.pairs))
+    return split_references(ratings, args.test_share, args.seed)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures, trains, tests and writes."""
     from ndpp_dense.reports.drawing import drawing
     from ndpp_dense.robustness import perceptual
-    from ndpp_dense.robustness.perceptual import PEERS, report
+    from ndpp_dense.robustness.perceptual import BASELINES, report
     from ndpp_dense.robustness.perceptual.training import check_loss
 
     check_folder("--output", args.output)
     check_loss(args.loss)
-    opinions = _open_set(args)
-    peers, missing = perceptual.open_peers(PEERS if args.peers is None else args.peers)
-    split = _split_of(args, opinions)
+    ratings = _open_set(args)
+    baselines, missing = perceptual.open_baselines(BASELINES if args.baselines is None else args.baselines)
+    split = _split_of(args, ratings)
     device = chosen_device(args.device)
     own = perceptual.learned(perceptual.open_stages(args.model, args.weights).to(device))
     given = {}
@@ -84,24 +90,22 @@ def run(args: argparse.Namespace) -> int:
         own = {"gap": own["gap"].to(device)}
         own["gap"].load_weight(args.distance_weights)
         given = {"gap": own["gap"].weight}
-    metrics = {**{name: distance.terms for name, distance in own.items()}, **peers}
-    measured = perceptual.measure(opinions, metrics, device, args.batch_size, progress=True)
-    rows, weights = perceptual.evaluate(opinions, measured, split, args.loss, args.seed, given, args.resamples)
+    metrics = {**{name: distance.terms for name, distance in own.items()}, **baselines}
+    measured = perceptual.measure(ratings, metrics, device, args.batch_size, progress=True)
+    rows, weights = perceptual.evaluate(ratings, measured, split, args.loss, args.seed, given, args.resamples)
     folder = Path(args.output)
     ratios = {}
     for name, distance in own.items():
         distance.weight.data.copy_(weights[name])
-        distance.save_weight(folder / f"{name}.safetensors", model=args.model, opinions=opinions.name, loss=args.loss)
-    if args.opinions == "generated":
-        others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
+        distance.save_weight(folder / f"{name}.safetensors", model=args.model, opinions=ratings.name, loss=args.loss)
+    if args.ratings == "generated":
+        others = {name: baseline for name, baseline in baselines.items() if name != "psnr"}  # equal by construction
         distances = {**{name: distance.terms for name, distance in own.items()}, **others}
-        ratios = perceptual.shift_ratios(
-            opinions, sorted(split.test), distances, weights, seed=args.seed, device=device
-        )
-    report.write_json(report.results(opinions, split, rows, ratios, missing), folder / "results.json")
-    report.write_distances(opinions, split, rows, folder / "distances.csv")
+        ratios = perceptual.shift_ratios(ratings, sorted(split.test), distances, weights, seed=args.seed, device=device)
+    report.write_json(report.results(ratings, split, rows, ratios, missing), folder / "results.json")
+    report.write_distances(ratings, split, rows, folder / "distances.csv")
     with drawing(folder / "agreement.png"):
         report.write_figures(rows, ratios, folder)
-    say(f"{len(opinions.pairs)} pairs, {len(split.train)} references for training, {len(split.test)} for testing")
+    say(f"{len(ratings.pairs)} pairs, {len(split.train)} references for training, {len(split.test)} for testing")
     say(*report.lines(rows, ratios, missing), f"results.json, distances.csv, figures and weights in {folder}")
     return 0

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import logging
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

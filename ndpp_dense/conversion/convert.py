@@ -7,14 +7,18 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from ndpp_dense.conversion.module_surgery import replace_modules
+from ndpp_dense.conversion.module_surgery import carry_hooks, carry_over, extra_state, replace_modules
 from ndpp_dense.conversion.norm_pairs import find_partner, linear_kind
+from ndpp_dense.conversion.others import other_layers, use_no_fused_kernels
+from ndpp_dense.conversion.probe import is_norm, is_plain_norm, runs_as_plain
 from ndpp_dense.conversion.report import ConversionReport, LayerRecord
 from ndpp_dense.conversion.rules import LINEAR_TYPES, Rule, RuleBook
 from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLayer, NDLinear, WhiteningConfig, nd_layers
+from ndpp_dense.layers.base import ND_ATTRIBUTES
 from ndpp_dense.layers.conv_transpose import unsupported_geometry
+from ndpp_dense.layers.pass_through import PassThrough
 from ndpp_dense.layers.statistics.steps import watch_steps
 
 __all__ = ["ConversionReport", "convert_to_ndpp"]
@@ -46,7 +50,7 @@ def convert_to_ndpp(
         raise ValueError(
             f"A lone {type(model).__name__} cannot be replaced in place: use NDLinear.from_linear and the like."
         )
-    names = {name for name, m in model.named_modules(remove_duplicate=False) if linear_kind(m) or _is_norm(m)}
+    names = {name for name, m in model.named_modules(remove_duplicate=False) if linear_kind(m) or is_norm(m)}
     book.check_used(sorted(names))
     replacements: dict[nn.Module, nn.Module] = {}
     records: dict[nn.Module, LayerRecord] = {}
@@ -54,15 +58,20 @@ def convert_to_ndpp(
         if not isinstance(module, NDLayer) and linear_kind(module):
             records[module] = _convert_layer(name, module, book, replacements)
     for name, module in model.named_modules():
-        if _is_norm(module) and module is not model:
+        if is_norm(module) and module is not model:
             records[module] = _drop_norm(name, module, model, book, replacements)
+    records |= other_layers(model, records)
     if not any(record.action == "converted" for record in records.values()):
         raise ValueError("Nothing was converted:\n" + str(ConversionReport(list(records.values()))))
     report = ConversionReport([records[module] for module in model.modules() if module in records])
     replace_modules(model, replacements)
+    use_no_fused_kernels(model)
     if any(not layer.whitening.schedule.fresh for _, layer in nd_layers(model)):
         watch_steps(model)
     return report
+
+
+_RESERVED = (ND_ATTRIBUTES - {"activation"}) | {"forward"}  # names that a replaced layer cannot bring along
 
 
 def _convert_layer(name: str, module: nn.Module, book: RuleBook, out: dict[nn.Module, nn.Module]) -> LayerRecord:
@@ -81,6 +90,7 @@ def _convert_layer(name: str, module: nn.Module, book: RuleBook, out: dict[nn.Mo
     else:
         layer = NDLinear.from_linear(module, config)  # type: ignore[arg-type]
     out[module] = layer
+    carry_over(module, layer, LINEAR_TYPES[kind], but=("activation", "norm"))
     blocks, dim = layer.whitening.running_mean.shape
     return LayerRecord(name, type(module).__name__, "converted", reason, layer.block_size, (blocks, dim))
 
@@ -88,22 +98,32 @@ def _convert_layer(name: str, module: nn.Module, book: RuleBook, out: dict[nn.Mo
 def _unconvertible(module: nn.Module) -> str | None:
     """Why a linear layer must stay as it is, or None.
 
-    A subclass with a forward of its own does something that a plain layer does not (weight standardisation, dynamic
-    padding); one exception is Detectron2's convolution, which only calls its ``norm`` and ``activation`` afterwards.
+    A subclass with a forward of its own may do something that a plain layer does not (weight standardisation, dynamic
+    padding). Those that only call their parent, or their ``norm`` and ``activation`` afterwards, are told by running
+    them.
     """
     if isinstance(module, nn.ConvTranspose2d) and unsupported_geometry(module):
         return unsupported_geometry(module)
-    plain = LINEAR_TYPES[linear_kind(module) or ""]
-    own_forward = type(module).forward is not plain.forward
-    if own_forward and not (hasattr(module, "norm") and hasattr(module, "activation")):
-        return f"{type(module).__qualname__} has a forward of its own"
+    if isinstance(module, NonDynamicallyQuantizableLinear):
+        return "the attention that it belongs to reads its weight, and never calls it"
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in module.parameters(recurse=False)):
         return "lazy: run the model once before conversion"
     if hasattr(module, "parametrizations"):
         return "parametrised weight"
     if not isinstance(module.weight, nn.Parameter):
         return "its weight is computed by a hook"
-    return None
+    if not isinstance(module.bias, nn.Parameter | None):
+        return "its bias is computed by a hook"
+    if module.weight.is_complex():
+        return "complex weight"
+    plain = LINEAR_TYPES[linear_kind(module) or ""]
+    norm = getattr(module, "norm", None)
+    if norm is not None and not (isinstance(norm, nn.Module) and is_norm(norm) and is_plain_norm(norm)):
+        return f"its own norm ({type(norm).__name__}) would be lost"
+    if not runs_as_plain(module, plain):
+        return f"{type(module).__qualname__} has a forward of its own"
+    taken = sorted(_RESERVED & set(extra_state(module, plain)))
+    return f"its own attribute {taken[0]!r} would be lost" if taken else None
 
 
 def _drop_norm(
@@ -111,6 +131,7 @@ def _drop_norm(
 ) -> LayerRecord:
     """Decides on one norm: it goes with the layer before it (the one behind it, where none is before)."""
     found = book.lookup(name)
+    own_forward = not is_plain_norm(norm)
     parent_name = name.rpartition(".")[0]
     parent = model.get_submodule(parent_name)
     partner, before = find_partner(name, model)
@@ -121,6 +142,8 @@ def _drop_norm(
             raise ValueError(f"The {reason} keeps {name!r}, which is part of a converted layer: leave that layer too.")
     elif parent in out:
         drop, reason = True, "part of a converted layer"
+    elif own_forward:
+        drop, reason = False, f"{type(norm).__qualname__} has a forward of its own"
     else:
         drop = adjacent
         shown = None if partner is None else partner.removeprefix(f"{parent_name}.")
@@ -128,24 +151,36 @@ def _drop_norm(
     stands_in = ""
     if drop and (parent in out or (adjacent and before)):
         stands_in = parent_name if parent in out else partner or ""
-        _take_over_zero(norm, out[model.get_submodule(stands_in)])
+        stand_in = model.get_submodule(stands_in)
+        if _starts_at_zero(norm) and _is_shared(stand_in.weight, model):
+            reason += "; starts at zero, which the layer cannot: its weight is another's too"
+        else:
+            _take_over_zero(norm, out[stand_in])
     if drop and parent not in out:
+        source = out[model.get_submodule(partner)] if adjacent and before and partner is not None else None
         rest = [m for m in (getattr(norm, "drop", None), getattr(norm, "act", None)) if isinstance(m, nn.Module)]
-        out[norm] = nn.Sequential(*rest) if rest else nn.Identity()
+        through = PassThrough(source)
+        out[norm] = nn.Sequential(through, *rest) if rest else through
+        carry_hooks(norm, out[norm])
     return LayerRecord(name, type(norm).__name__, "dropped" if drop else "kept", reason, stands_in=stands_in)
+
+
+def _is_shared(parameter: Any, model: nn.Module) -> bool:
+    """Whether several modules have the same parameter."""
+    owners = [m for m in model.modules() if any(p is parameter for p in m.parameters(recurse=False))]
+    return len(owners) > 1
+
+
+def _starts_at_zero(norm: nn.Module) -> bool:
+    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
+    if not isinstance(weight, nn.Parameter) or not isinstance(bias, nn.Parameter) or weight.is_meta:
+        return False
+    return not weight.any()
 
 
 def _take_over_zero(norm: nn.Module, layer: nn.Module) -> None:
     """Starts a layer at zero if the norm behind it does: its output, such as a residual branch, is the norm's shift."""
-    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-    if not isinstance(weight, nn.Parameter) or not isinstance(bias, nn.Parameter) or weight.is_meta:
-        return
-    if not weight.any():
+    if _starts_at_zero(norm):
         with torch.no_grad():
             layer.weight.zero_()  # type: ignore[operator, union-attr]
-            layer.bias.copy_(bias)  # type: ignore[operator, union-attr]
-
-
-def _is_norm(module: nn.Module) -> bool:
-    """Batch, synchronised, instance and group norms, and the frozen batch norms that frameworks define themselves."""
-    return isinstance(module, _NormBase | nn.GroupNorm) or type(module).__name__ == "FrozenBatchNorm2d"
+            layer.bias.copy_(norm.bias)  # type: ignore[operator, union-attr, arg-type]

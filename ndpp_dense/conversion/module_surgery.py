@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
+from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
-__all__ = ["replace_modules"]
+__all__ = ["carry_hooks", "carry_over", "extra_state", "replace_modules"]
+
+_HOOKS = (
+    *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    *("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_backward_hooks", "_backward_pre_hooks"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
 
 
 def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
@@ -42,3 +49,45 @@ def _replaced(value: Any, replacements: Mapping[nn.Module, nn.Module]) -> Any:
         items = tuple(_replaced(item, replacements) for item in value)
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value
+
+
+def carry_over(old: nn.Module, new: nn.Module, kind: type[nn.Module], but: Container[str] = ()) -> None:
+    """Gives a replacement the hooks, attributes, buffers and children that the module had beyond those of its kind.
+
+    Hooks stay removable by the handles that their owners hold.
+
+    Args:
+        old: The module that goes.
+        new: What stands in its place.
+        kind: PyTorch's class that ``old`` derives from.
+        but: Attributes that are not to be carried over.
+    """
+    carry_hooks(old, new)
+    for name, value in extra_state(old, kind).items():
+        if name in but:
+            continue
+        if name in old._buffers:
+            new.register_buffer(name, value, persistent=name not in old._non_persistent_buffers_set)
+        else:
+            setattr(new, name, value)
+
+
+def carry_hooks(old: nn.Module, new: nn.Module) -> None:
+    """The part of :func:`carry_over` that concerns hooks."""
+    for name in _HOOKS:
+        if getattr(old, name, None):
+            setattr(new, name, getattr(old, name))
+    new._is_full_backward_hook = old._is_full_backward_hook
+
+
+def extra_state(module: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
+    """Attributes, buffers, parameters and children that an instance has beyond those of a class of PyTorch's."""
+    state = {**vars(module), **module._parameters, **module._buffers, **module._modules}
+    return {name: value for name, value in state.items() if name not in _own_names(kind)}
+
+
+@lru_cache(maxsize=16)
+def _own_names(kind: type[nn.Module]) -> frozenset[str]:
+    sizes = (1, 1) if issubclass(kind, nn.Linear) else (1, 1, 1)
+    plain = kind(*sizes, device="meta")
+    return frozenset({*vars(plain), *plain._parameters})

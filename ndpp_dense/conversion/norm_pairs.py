@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
+from ndpp_dense.conversion.probe import norm_features
 from ndpp_dense.conversion.rules import LINEAR_TYPES
 
 __all__ = ["find_partner", "linear_kind"]
@@ -12,6 +14,11 @@ __all__ = ["find_partner", "linear_kind"]
 def linear_kind(module: nn.Module) -> str | None:
     """``"Conv2d"``, ``"ConvTranspose2d"`` or ``"Linear"`` for these and their subclasses."""
     return next((kind for kind, cls in LINEAR_TYPES.items() if isinstance(module, cls)), None)
+
+
+def is_linear_map(module: nn.Module) -> bool:
+    """Whether a module is a linear layer or a convolution of any dimension, with an ND++ form or without."""
+    return isinstance(module, nn.Linear | _ConvNd)
 
 
 def find_partner(name: str, model: nn.Module) -> tuple[str | None, bool]:
@@ -29,7 +36,7 @@ def find_partner(name: str, model: nn.Module) -> tuple[str | None, bool]:
         Name of the layer or None, and whether it comes before the norm.
     """
     norm = model.get_submodule(name)
-    features = getattr(norm, "num_features", getattr(norm, "num_channels", None))
+    features = norm_features(norm)
     child, first = norm, True
     while name and first:
         parent_name = name.rpartition(".")[0]
@@ -39,11 +46,11 @@ def find_partner(name: str, model: nn.Module) -> tuple[str | None, bool]:
         before, after = siblings[:position], siblings[position + 1 :]
         for own, sibling in reversed(before):
             path, layer = _outermost(own, sibling, last=True)
-            if linear_kind(layer) and _channels(layer, "out") == features:
+            if is_linear_map(layer) and _channels(layer, "out") == features:
                 return _join(parent_name, path), True
         for own, sibling in after if child is norm else ():
             path, layer = _outermost(own, sibling, last=False)
-            if linear_kind(layer) and _channels(layer, "in") == features:
+            if is_linear_map(layer) and _channels(layer, "in") == features:
                 return _join(parent_name, path), False
         child, name, first = parent, parent_name, position == 0 and type(parent) is nn.Sequential
     return None, False

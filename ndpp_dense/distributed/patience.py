@@ -6,8 +6,10 @@ import multiprocessing
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 __all__ = ["patience", "patient", "waiting_for_loaders"]
@@ -45,13 +47,15 @@ def waiting_for_loaders(minutes: float) -> Iterator[None]:
         ChildProcessError: A loader process was killed.
     """
     _minutes.append(minutes)
+    watch = _Watch(60.0 * minutes)
+    watch.start()
     try:
         yield
-    except RuntimeError as error:
-        died = _DIED.search(str(error))
-        if _TIMED_OUT not in str(error) and not died:
+    except (RuntimeError, OSError, EOFError) as error:
+        died = None if watch.ended else _DIED.search(str(error))
+        if _TIMED_OUT not in str(error) and not died and not watch.ended:
             raise
-        pids = ", ".join(str(child.pid) for child in multiprocessing.active_children())
+        pids = ", ".join(map(str, watch.ended or [child.pid for child in multiprocessing.active_children()]))
         _end_children()
         if died:
             raise ChildProcessError(
@@ -64,7 +68,46 @@ def waiting_for_loaders(minutes: float) -> Iterator[None]:
             "--resume goes on from the last checkpoint."
         ) from error
     finally:
+        watch.over.set()
         _minutes.pop()
+
+
+class _Watch(threading.Thread):
+    """Ends loader processes that were stopped for too long.
+
+    A loader's own timeout is not enough: a batch that lies in the queue is fetched from the process that made it, and
+    torch waits for that without end.
+
+    Attributes:
+        over: To be set when there is nothing to watch any more.
+        ended: Process ids.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(daemon=True)
+        self.over = threading.Event()
+        self.ended: list[int] = []
+        self._seconds = seconds
+
+    def run(self) -> None:
+        since: dict[int, float] = {}
+        # Seldom, for listing children takes note of those that are gone, which torch would rather see itself.
+        while not self.over.wait(self._seconds / 4):
+            now = time.monotonic()
+            stopped = [child for child in multiprocessing.active_children() if _is_stopped(child.pid)]
+            since = {child.pid or 0: since.get(child.pid or 0, now) for child in stopped}
+            for child in stopped:
+                if now - since[child.pid or 0] >= self._seconds:
+                    self.ended.append(child.pid or 0)
+                    child.kill()
+
+
+def _is_stopped(pid: int | None) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):  # it is gone, or this is no Linux
+        return False
+    return state in ("T", "t")
 
 
 def _end_children() -> None:

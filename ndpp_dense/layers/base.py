@@ -14,11 +14,15 @@ from torch import Tensor, nn
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.folded_cache import FoldedCache, may_cache
 from ndpp_dense.layers.local_scale import LocalScale, local_scale
+from ndpp_dense.layers.pass_through import LAST_OUTPUT, remember_output
 from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.whitened_weight import whitened_weight
 
-__all__ = ["NDLayer", "largest_divisor", "nd_layers"]
+__all__ = ["ND_ATTRIBUTES", "NDLayer", "largest_divisor", "nd_layers"]
+
+# What an ND++ layer has beyond the plain one.
+ND_ATTRIBUTES = frozenset({"config", "block_size", "whitening", "activation", "_folded", LAST_OUTPUT})
 
 
 class NDLayer(nn.Module):
@@ -142,8 +146,8 @@ class NDLayer(nn.Module):
         return super()._apply(fn, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leaves out of pickles and copies what can be computed again."""
-        return {name: value for name, value in self.__dict__.items() if name != "_folded"}
+        """Leaves out of pickles and copies what belongs to the last forward pass."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_folded", LAST_OUTPUT)}
 
     def _adopt(self, layer: nn.Module) -> None:
         """Takes over a plain layer's parameters (the same objects), adding a bias where it has none."""
@@ -162,7 +166,7 @@ class NDLayer(nn.Module):
         return 1
 
     def _activate(self, y: Tensor) -> Tensor:
-        return y if self.activation is None else self.activation(y)
+        return remember_output(self, y if self.activation is None else self.activation(y))
 
     def extra_repr(self) -> str:
         """The plain layer's line, with blocks and matrix size."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from ndpp_dense.layers.functional import (
 )
 from ndpp_dense.layers.linear import NDLinear
 from ndpp_dense.layers.local_scale import local_scale
+from ndpp_dense.layers.pass_through import LAST_OUTPUT, remember_output
 
 __all__ = ["FoldedConv2d", "FoldedConvTranspose2d", "FoldedLinear", "fold_layer"]
 
@@ -41,6 +43,13 @@ class _Folded(nn.Module):
         self.activation = layer.activation
         self.eval()
 
+    def _activate(self, y: Tensor) -> Tensor:
+        return remember_output(self, y if self.activation is None else self.activation(y))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out of pickles and copies what belongs to the last forward pass."""
+        return {name: value for name, value in self.__dict__.items() if name != LAST_OUTPUT}
+
     def extra_repr(self) -> str:
         """The plain layer's line, with the kind of local scale."""
         return f"{super().extra_repr()}, local_scale={self.local_scale}"
@@ -58,7 +67,7 @@ class FoldedConv2d(_Folded, nn.Conv2d):
         x, scale = local_scale(self.local_scale).apply(x, SAMPLE_DIMS)
         x, padding = pad_input(self, x)
         y = scaled_conv2d(self, x, scale, self.weight, self.bias, padding)
-        return y if self.activation is None else self.activation(y)
+        return self._activate(y)
 
 
 class FoldedConvTranspose2d(_Folded, nn.ConvTranspose2d):
@@ -72,7 +81,7 @@ class FoldedConvTranspose2d(_Folded, nn.ConvTranspose2d):
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
         x, scale = local_scale(self.local_scale).apply(x, SAMPLE_DIMS)
         y = scaled_conv_transpose2d(self, x, scale, self.weight, self.bias)
-        return y if self.activation is None else self.activation(y)
+        return self._activate(y)
 
 
 class FoldedLinear(_Folded, nn.Linear):
@@ -86,7 +95,7 @@ class FoldedLinear(_Folded, nn.Linear):
         """Maps ``(..., in_features)`` to ``(..., out_features)``."""
         x, scale = local_scale(self.local_scale).apply(x, FEATURE_DIMS)
         y = scaled_linear(x, scale, self.weight, self.bias, self.weight.dtype)
-        return y if self.activation is None else self.activation(y)
+        return self._activate(y)
 
 
 def fold_layer(layer: NDLayer) -> nn.Module:

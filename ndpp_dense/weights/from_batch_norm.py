@@ -83,7 +83,7 @@ def image_batches(folder: str | Path, size: int = 224, batch_size: int = 32, cou
         raise ValueError(f"calibration images: {', '.join(faults)} must all be >= 1.")
     files = _images_in(Path(folder))
     chosen = random.Random(0).sample(files, min(len(files), batch_size * count))
-    transform = create_transform(
+    transform: Any = create_transform(
         (3, size, size), is_training=False, mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD
     )
     for start in range(0, len(chosen), batch_size):

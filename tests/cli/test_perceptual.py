@@ -28,7 +28,7 @@ def words(folder, *more):
 
 def test_a_run_leaves_results_distances_weights_and_figures(folder, tmp_path, capsys):
     out = tmp_path / "out"
-    main(words(folder, "--output", str(out), "--peers", "psnr", "ssim", "dists", "--test-share", "0.5"))
+    main(words(folder, "--output", str(out), "--baselines", "psnr", "ssim", "dists", "--test-share", "0.5"))
     printed = capsys.readouterr().out
     assert "140 pairs, 2 references for training, 2 for testing" in printed
     assert "DISTS: not measured here: needs" in printed
@@ -59,11 +59,11 @@ def test_a_run_leaves_results_distances_weights_and_figures(folder, tmp_path, ca
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--opinions", "live"], "--opinions live: choose from generated, kadid10k"),
-        (["--opinions", "kadid10k"], "no opinion file dmos.csv in"),
+        (["--ratings", "live"], "--ratings live: choose from generated, kadid10k"),
+        (["--ratings", "kadid10k"], "no rating file dmos.csv in"),
         (["--size", "128"], "Image too small"),
         (["--weights", "absent.pth"], "weights absent.pth not found"),
-        (["--peers", "lpips"], "Unknown peer 'lpips'"),
+        (["--baselines", "lpips"], "Unknown baseline 'lpips'"),
         (["--loss", "l2"], "Unknown loss 'l2'"),
         (["--test-share", "2"], "test_share = 2.0"),
     ],

@@ -17,8 +17,10 @@ from ndpp_dense.datasets.streets import ensure_streets
 from ndpp_dense.zoo import ZooFile, ZooIndex, ZooModel
 from ndpp_dense.zoo.index import content_digest, write_index
 
-SIZES = ["image_size=32", "batch_size=2", "workers=0", "epochs=1", "stats_batches=1 warmup_epochs=0"]
-D2 = ["--config", "mask_rcnn_ndpp_demo"]
+SIDE = 64
+SIZES = ["image_size=32", "batch_size=2", "workers=0", "epochs=1", "stats_batches=1", "warmup_epochs=0"]
+D2 = ["--config", "mask_rcnn_ndpp_demo", "--device", "cpu", "--output", "{out}"]
+D2 += ["--dataset", "toy_train={data}/toys.json:{data}/val/a", "--dataset", "toy_val={data}/toys.json:{data}/val/a"]
 SEG = ["--config", "deeplabv3_ndpp_demo"]
 TRAIN_SEG = ["train-seg", *SEG, "--work-dir", "{out}", "--dataset", "{streets}"]
 SMALL = [
@@ -29,9 +31,9 @@ IMAGES = ["--config", "resnet18_ndpp_small", "--data", "{data}"]
 # By framework, command lines that read {file}.
 COMMANDS = {
     "detectron2": [
-        ["train-det", *D2, "--device", "cpu", "--output", "{out}", "--eval-only", "--weights", "{file}"],
-        ["train-det", *D2, "--device", "cpu", "--output", "{out}", "MODEL.WEIGHTS", "{file}"],
-        ["shift", *D2, "--device", "cpu", "--output", "{out}", "--weights", "{file}", "--shifts", "1,2"],
+        ["train-det", *D2, "--eval-only", "--weights", "{file}"],
+        ["train-det", *D2, "MODEL.WEIGHTS", "{file}"],
+        ["shift", *D2, "--weights", "{file}", "--shifts", "1,2"],
     ],
     "mmengine": [
         [*TRAIN_SEG, "--eval-only", "--weights", "{file}", "--cfg-options", *SMALL],
@@ -48,7 +50,7 @@ COMMANDS = {
         ["shift", *IMAGES, "--device", "cpu", "--output", "{out}", "--weights", "{file}", "--shifts", "1,2"],
         ["shift", "--model", "resnet18", *IMAGES[2:], "--device", "cpu", "--weights", "{file}", "--shifts", "1,2"],
         ["perceptual", "--data", "{data}/val/a", "--model", "resnet18", "--weights", "{file}", "--device", "cpu"]
-        + ["--size", "32"],
+        + ["--size", "64", "--opinions", "generated"],
     ],
     "": [
         ["convert", "{file}", "{out}/a.pth", "--to", "detectron2"],
@@ -61,8 +63,22 @@ CASES = [pytest.param(f, c, id=f"{' '.join(c[:1])}-{n}") for f, cs in COMMANDS.i
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Where generated data are kept: made once."""
-    return tmp_path_factory.mktemp("home")
+    """Small data, made once: an ImageNet tree whose images are a COCO set too."""
+    home, draw = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
+    for part in ("train/a", "train/b", "val/a", "val/b"):
+        folder = home / "data" / part
+        folder.mkdir(parents=True)
+        for number in range(2):
+            Image.fromarray(draw.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(folder / f"{number}.png")
+    square = {"category_id": 1, "iscrowd": 0, "area": 100, "bbox": [2, 2, 10, 10]}
+    square["segmentation"] = [[2, 2, 12, 2, 12, 12, 2, 12]]
+    content = {
+        "images": [{"id": n, "file_name": f"{n}.png", "width": SIDE, "height": SIDE} for n in range(2)],
+        "annotations": [{"id": n + 1, "image_id": n, **square} for n in range(2)],
+        "categories": [{"id": 1, "name": "square"}],
+    }
+    (home / "data" / "toys.json").write_text(json.dumps(content))
+    return home
 
 
 @pytest.fixture
@@ -71,14 +87,9 @@ def run(home, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NDPP_HOME", str(home))
     monkeypatch.delenv("NDPP_DEBUG", raising=False)
-    for part in ("train/a", "train/b", "val/a", "val/b"):
-        folder = tmp_path / "data" / part
-        folder.mkdir(parents=True)
-        for number in range(2):
-            Image.fromarray(np.full((32, 32, 3), 50 * number, np.uint8)).save(folder / f"{number}.png")
 
     def command(words, file):
-        places = {"file": file, "out": tmp_path / "out", "data": tmp_path / "data"}
+        places = {"file": file, "out": tmp_path / "out", "data": home / "data"}
         if "{streets}" in words:
             places["streets"] = ensure_streets(home / "small", num_train=2, num_val=1, height=48)
         code = main([word.format(**places) for word in words])
@@ -129,7 +140,7 @@ def test_what_is_no_file_of_weights_ends_at_once(run, tmp_path, framework, words
 @pytest.mark.parametrize(
     ("framework", "words", "names"),
     [
-        ("detectron2", ["train-det", *D2, "--device", "cpu", "--output", "{out}", "--resume"], ["model_0000001.pth"]),
+        ("detectron2", ["train-det", *D2, "--resume"], ["model_0000001.pth"]),
         ("mmengine", [*TRAIN_SEG, "--resume", "--cfg-options", *SMALL], ["iter_1.pth", "epoch_2.pth"]),
         ("timm", ["pretrain", *IMAGES, "--device", "cpu", "--output", "{out}", "--resume", *SIZES], ["last.pth"]),
     ],
@@ -172,7 +183,7 @@ def test_no_proposals_run_code(run, tmp_path):
     file = tmp_path / "proposals.pkl"
     file.write_bytes(pickle.dumps({"ids": exploits.Marks(tmp_path / "mark")}, protocol=2))
     words = ["MODEL.LOAD_PROPOSALS", "True", "DATASETS.PROPOSAL_FILES_TRAIN", "('{file}',)"]
-    assert "it asks for" in run(["train-det", *D2, "--device", "cpu", "--output", "{out}", *words], file)
+    assert "it asks for" in run(["train-det", *D2, *words], file)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ndpp_dense.distributed import LaunchOptions, launch
@@ -41,6 +42,28 @@ def test_a_stopped_process_is_named_and_ended():
     for child in multiprocessing.active_children():
         child.join(10)
         assert not child.is_alive()
+
+
+class Waiting(Pids):
+    """Gives tensors, which are fetched from the process that made them."""
+
+    def __getitem__(self, index):
+        return torch.full((100_000,), float(os.getpid()))
+
+
+def stopped_after_it_was_done():
+    batches = iter(patient(DataLoader(Waiting(), batch_size=None, num_workers=1, prefetch_factor=4)))
+    pid = int(next(batches)[0])
+    time.sleep(1)  # the next ones lie in the queue
+    os.kill(pid, signal.SIGSTOP)
+    list(batches)
+
+
+def test_a_process_that_is_stopped_while_its_batch_is_fetched():
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"\(pids \d+\) for 2 s .*is stopped"):
+        launch(stopped_after_it_was_done, LaunchOptions(device="cpu", timeout=SECONDS / 60))
+    assert time.monotonic() - began < 30
 
 
 def test_a_killed_process_is_named():

@@ -82,7 +82,9 @@ def parts(value, name=""):
 
 
 def differences(tool, one, other):
-    a, b = (torch.load(folder / TOOLS[tool][1], weights_only=True) for folder in (one, other))
+    from ndpp_dense.weights.files import read_checkpoint
+
+    a, b = (read_checkpoint(folder / TOOLS[tool][1]) for folder in (one, other))
     a, b = (dict(parts(x if TOOLS[tool][2] is None else {key: x[key] for key in TOOLS[tool][2]})) for x in (a, b))
     names = [
         name

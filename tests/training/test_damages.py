@@ -179,7 +179,7 @@ def harm(folder, tool, chance, other):
     for name in harmed:
         damage(folder / name, chance, other)
     changed = {name for name in harmed if not (folder / name).exists() or (folder / name).read_bytes() != before[name]}
-    if what > 0.97:  # and what points at them
+    if what > 0.97 and "replace" not in damage.__name__:  # a folder of another run alone is that run's
         (folder / "run.json").unlink()
     return damage.__name__, f"{count} of {len(tool.names)}", changed
 

@@ -16,6 +16,7 @@ from ndpp_dense import NDConv2d, WhiteningConfig, convert_to_ndpp
 from ndpp_dense.conversion.module_surgery import replace_modules
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.statistics.sampling import MIN_ROWS_PER_COLUMN
+from ndpp_dense.layers.statistics.steps import unwatch_steps
 from ndpp_dense.ops.collectives import sum_over_ranks, world_size
 from ndpp_dense.ops.precision import statistics_dtype
 
@@ -191,6 +192,7 @@ def _deal_out(model: nn.Module, period: int) -> None:
 
     In training they all update together; see :class:`ndpp_dense.layers.statistics.schedule.UpdateInterval`.
     """
+    unwatch_steps(model)  # which would bring them together again
     layers = sorted((layer for _, layer in nd_layers(model)), key=lambda layer: layer.whitening.running_mean.shape)
     for place, layer in enumerate(layers):
         if layer.whitening.turns is not None:

@@ -62,7 +62,7 @@ def prepare(method: str, seed: int, data: Path, output: Path) -> None:
     """Train the batch norm network if there is none of the seed, convert it, and evaluate what came of it."""
     base = output.parent / f"base_seed{seed}"
     if not (base / "results.json").exists():
-        work(*pretraining.command("resnet18_bn_small", [], 0.1, seed, data, base))
+        work(*pretraining.command("resnet18_bn_small", [], 0.1, seed, data, base), "--resume")
     weights = output / "start.pth"
     source = str(base / "last.pth")
     if method == "bn":

@@ -60,7 +60,7 @@ def trained(seed: int, data: Path, output: Path) -> Path:
     """Train the backbone of a seed if it is not there; return its weights."""
     folder = output / f"base_seed{seed}"
     if not (folder / "results.json").exists():
-        words = pretraining.command(CONFIG, [], RATE, seed, data, folder)
+        words = [*pretraining.command(CONFIG, [], RATE, seed, data, folder), "--resume"]
         print(f"seed {seed}: {' '.join(words)}", flush=True)
         subprocess.run([sys.executable, *words], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return folder / "last.pth"
@@ -78,11 +78,11 @@ def measured(backbone: str, weights: Path, seed: int, images: Path) -> dict[str,
     import torch
 
     from ndpp_dense.robustness.perceptual import (
-        GeneratedOpinions,
+        GeneratedRatings,
         evaluate,
         learned,
         measure,
-        open_peers,
+        open_baselines,
         open_stages,
         shift_ratios,
         split_references,
@@ -90,21 +90,21 @@ def measured(backbone: str, weights: Path, seed: int, images: Path) -> dict[str,
     from ndpp_dense.robustness.perceptual.report import lines, results
 
     torch.set_num_threads(1)
-    opinions = GeneratedOpinions(images, limit=REFERENCES, seed=seed)
-    split = split_references(opinions, TEST_SHARE, seed)
+    ratings = GeneratedRatings(images, limit=REFERENCES, seed=seed)
+    split = split_references(ratings, TEST_SHARE, seed)
     torch.manual_seed(seed)
     own = learned(open_stages(backbone, weights))
     own["random gap"] = learned(open_stages(backbone))["gap"]
-    peers, missing = open_peers()
+    baselines, missing = open_baselines()
     terms = {name: distance.terms for name, distance in own.items()}
-    values = measure(opinions, {**terms, **peers}, progress=True)
-    rows, found = evaluate(opinions, values, split, "rank", seed)
-    others = {name: peer for name, peer in peers.items() if name != "psnr"}  # equal by construction
-    ratios = shift_ratios(opinions, sorted(split.test), {**terms, **others}, found, seed=seed)
+    values = measure(ratings, {**terms, **baselines}, progress=True)
+    rows, found = evaluate(ratings, values, split, "rank", seed)
+    others = {name: baseline for name, baseline in baselines.items() if name != "psnr"}  # equal by construction
+    ratios = shift_ratios(ratings, sorted(split.test), {**terms, **others}, found, seed=seed)
     print("\n".join(lines(rows, ratios, missing)), flush=True)
-    pearson, _ = evaluate(opinions, {name: values[name] for name in own}, split, "pearson", seed)
+    pearson, _ = evaluate(ratings, {name: values[name] for name in own}, split, "pearson", seed)
     pearson = {name: row.as_dict()["agreement"] for name, row in pearson.items() if name.endswith("trained")}
-    return {**results(opinions, split, rows, ratios, missing), "pearson_loss": pearson, "accuracy": accuracy(weights)}
+    return {**results(ratings, split, rows, ratios, missing), "pearson_loss": pearson, "accuracy": accuracy(weights)}
 
 
 def accuracy(weights: Path) -> float | None:

@@ -16,7 +16,7 @@ Record = dict[str, Any]
 TEXT = """# Perceptual distances on generated distortions
 
 {references[train]} training and {references[test]} test references a seed, of 96 x 96 pixels, from validation images of
-ten ImageNet classes, each distorted in seven kinds and five steps. The opinion is the step's number and is compared
+ten ImageNet classes, each distorted in seven kinds and five steps. The rating is the step's number and is compared
 within a kind only, across all references: nobody was asked, so this says whether equal strengths of a distortion are
 equally far on all images and stronger ones farther, not whether people agree.
 

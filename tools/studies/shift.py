@@ -110,7 +110,7 @@ def train(method: str, seed: int, data: Path) -> Path:
     if sibling.trunk:
         _keep_convolutions(train(sibling.trunk, seed, data), _trunk_file(sibling.trunk, seed))
     words = pretraining.command(sibling.config, settings_of(method, seed), sibling.rate, seed, data, output)
-    _work(words, output)
+    _work([*words, "--resume"], output)  # of a run that was stopped
     return output / "last.pth"
 
 

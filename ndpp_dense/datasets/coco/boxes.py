@@ -80,7 +80,8 @@ def _is_plain(value: Any) -> bool:
 
 
 def _beside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    return ((boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0)).any(1) & (boxes[:, 2:] > 0).all(1)
+    outside = (boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0)
+    return np.asarray(outside.any(1) & (boxes[:, 2:] > 0).all(1))
 
 
 def _check_units(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 __all__ = ["Report", "first"]
 
 
@@ -20,7 +22,7 @@ class Report:
         self.faults: list[str] = []
         self.warnings: list[str] = []
 
-    def fault(self, ids: Sequence[Any], text: str, *, what: str = "annotation ids") -> None:
+    def fault(self, ids: Sequence[Any] | np.ndarray, text: str, *, what: str = "annotation ids") -> None:
         """Keeps a fault, unless no entry has it.
 
         Args:
@@ -31,7 +33,7 @@ class Report:
         if len(ids):
             self.faults.append(_told(ids, text, what))
 
-    def warn(self, ids: Sequence[Any], text: str, *, what: str = "annotation ids") -> None:
+    def warn(self, ids: Sequence[Any] | np.ndarray, text: str, *, what: str = "annotation ids") -> None:
         """Keeps a warning; arguments as for a fault."""
         if len(ids):
             self.warnings.append(f"{self.subject}: {_told(ids, text, what)}.")
@@ -55,5 +57,5 @@ def first(values: Iterable[Any], count: int = 5) -> str:
     return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")
 
 
-def _told(ids: Sequence[Any], text: str, what: str) -> str:
+def _told(ids: Sequence[Any] | np.ndarray, text: str, what: str) -> str:
     return f"{text.replace('{count}', str(len(ids)))} (first {what}: {first(ids)})"

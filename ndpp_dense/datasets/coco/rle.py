@@ -38,7 +38,7 @@ def _checked(counts: Sequence[str], totals: np.ndarray) -> tuple[np.ndarray, np.
     kept = np.flatnonzero(readable)
     sound, objects = np.zeros(len(counts), bool), np.zeros(len(counts), np.int64)
     if len(kept):
-        sound[kept], objects[kept] = _summed([counts[number] for number in kept], totals[kept])
+        sound[kept], objects[kept] = _summed([counts[number] for number in kept.tolist()], totals[kept])
     return sound, np.where(sound, objects, 0)
 
 

@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -59,6 +60,7 @@ class NDCheckpointer(DetectionCheckpointer):
         if keep < 1:
             raise ValueError(f"SOLVER.CHECKPOINT_KEEP={keep}: one checkpoint at least must stay, set it to 1 or more.")
         self.keep = keep
+        self._resumed: Path | None = None
         self._damaged: list[Path] = []  # what the run was not resumed from
 
     def save(self, name: str, **extra: Any) -> None:
@@ -153,6 +155,17 @@ class NDCheckpointer(DetectionCheckpointer):
             if hasattr(self, "_parsed_url_during_load"):  # which Detectron2 leaves set after an error
                 self._parsed_url_during_load = None
 
+    def complete(self) -> None:
+        """Write ``model_final.pth`` of a run that was killed between its last periodic checkpoint and that one.
+
+        They hold the same. To be called by all ranks, after a resume at the end of the run.
+        """
+        final = Path(self.save_dir) / "model_final.pth"
+        if self.save_to_disk and self._resumed not in (None, final):
+            with replacing(final) as made:
+                shutil.copyfile(self._resumed, made)
+            self.tag_last_checkpoint(final.name)
+
     def _load_model(self, checkpoint: Any) -> Any:
         """Load weights, and log how many of the backbone's were found."""
         incompatible = super()._load_model(checkpoint)
@@ -205,6 +218,7 @@ class NDCheckpointer(DetectionCheckpointer):
             raise FileNotFoundError(f"ranks {blind} cannot see {file}: OUTPUT_DIR must be shared by all machines.")
         _log.info("Resuming from %s", file)
         data = self._load_file(str(file))
+        self._resumed = file
         try:
             self.model.load_state_dict(data.pop("model"))
             for key, item in self.checkpointables.items():

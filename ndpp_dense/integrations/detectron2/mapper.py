@@ -51,7 +51,7 @@ class CheckedDatasetMapper(DatasetMapper):
     def _augmented(self, record: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
         """As in Detectron2."""
         labels = self._semantic_labels(record, image)
-        augmented = T.AugInput(image, sem_seg=labels)
+        augmented: Any = T.AugInput(image, sem_seg=labels)
         transforms = self.augmentations(augmented)
         shape = augmented.image.shape[:2]
         record["image"] = torch.as_tensor(np.ascontiguousarray(augmented.image.transpose(2, 0, 1)))

@@ -104,7 +104,7 @@ class Predictor:
         Raises:
             ValueError: The image is too thin to be resized.
         """
-        check_thickness(*image.shape[:2], *self._sizes)
+        check_thickness(image.shape[0], image.shape[1], *self._sizes)
         pixels = image[:, :, ::-1] if self._bgr else image
         resized = self._resize.get_transform(pixels).apply_image(pixels)
         tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), dtype=np.float32))

@@ -102,6 +102,8 @@ class NDTrainer(TrainerBase):
         if comm.is_main_process():
             self.register_hooks(self._build_recorders())
         self.register_hooks([StopHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)])
+        if self.start_iter >= self.max_iter:
+            self.checkpointer.complete()
         super().train(self.start_iter, self.max_iter)
         if comm.is_main_process():
             write_report(self.cfg, self.results)

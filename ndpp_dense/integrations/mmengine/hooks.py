@@ -243,11 +243,13 @@ def _on_cpu(value: Any) -> Any:
 
 
 def _fit_momentum(runner: Any) -> None:
+    options = getattr(plain_model(runner), "ndpp_options", None)
+    if options is None or not options.fits_momentum:
+        return
     batch = runner.train_dataloader.batch_sampler.batch_size * get_world_size()
     batch *= getattr(runner.optim_wrapper, "_accumulative_counts", 1)
     momentum = fit_momentum(plain_model(runner), batch)
-    if momentum is not None:
-        print_log(f"ND++ statistics: momentum {momentum:.4g}, for {batch} images a step", logger="current")
+    print_log(f"ND++ statistics: momentum {momentum:.4g}, for {batch} images a step", logger="current")
 
 
 def _portion_of(optimizer: Any) -> tuple[int, int]:

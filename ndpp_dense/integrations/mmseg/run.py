@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -101,6 +102,8 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
         runner.test()
     else:
         runner.train()
+        if config.resume and runner.val_loop is not None and not (Path(config.work_dir) / "results.json").is_file():
+            runner.val()  # of a run that was killed after its last checkpoint
     if runner.rank == 0:
         say(f"results.json, predictions.png{'' if eval_only else ', curves.png'} in {config.work_dir}")
 

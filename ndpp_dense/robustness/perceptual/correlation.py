@@ -1,4 +1,4 @@
-"""Rank correlation of distances with opinions, with intervals over the reference images."""
+"""Rank correlation of distances with ratings, with intervals over the reference images."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well distances order pairs of images as opinions do.
+    """How well distances order pairs of images as ratings do.
 
     Attributes:
         spearman: In [-1, 1]; 1 where the orders are equal.
@@ -49,19 +49,19 @@ class Agreement:
 
 def agreement(
     distance: Sequence[float] | np.ndarray,
-    opinion: Sequence[float] | np.ndarray,
+    rating: Sequence[float] | np.ndarray,
     references: Sequence[str] | np.ndarray,
     scales: Sequence[str] | np.ndarray | None = None,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Agreement:
-    """Correlates distances with opinions.
+    """Correlates distances with ratings.
 
     Args:
         distance: ``(P,)``, larger for pairs that differ more.
-        opinion: ``(P,)``, likewise.
+        rating: ``(P,)``, likewise.
         references: ``(P,)`` names of the reference images.
-        scales: ``(P,)`` names of the scales that opinions are on: those of different scales are not compared, and the
+        scales: ``(P,)`` names of the scales that ratings are on: those of different scales are not compared, and the
             correlation is the mean over scales. None: all are on one.
         resamples: For the intervals of 95%, drawn with replacement from the references, each with all its pairs: pairs
             of one reference are no independent witnesses.
@@ -70,16 +70,16 @@ def agreement(
     Raises:
         ValueError: Lengths differ, values are not finite, or there is nothing to correlate.
     """
-    distances, opinions = np.asarray(distance, dtype=float), np.asarray(opinion, dtype=float)
+    distances, ratings = np.asarray(distance, dtype=float), np.asarray(rating, dtype=float)
     names, on = np.asarray(references), np.asarray(scales if scales is not None else [""] * len(references))
-    lengths = {"distance": len(distances), "opinion": len(opinions), "references": len(names), "scales": len(on)}
+    lengths = {"distance": len(distances), "rating": len(ratings), "references": len(names), "scales": len(on)}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"Numbers of pairs differ: {lengths}.")
-    for what, values in (("distance", distances), ("opinion", opinions)):
+    for what, values in (("distance", distances), ("rating", ratings)):
         if not np.isfinite(values).all():
             raise ValueError(f"The {what} of pair {int(np.argmin(np.isfinite(values)))} is not finite.")
     for scale in dict.fromkeys(on):
-        for what, values in (("distance", distances[on == scale]), ("opinion", opinions[on == scale])):
+        for what, values in (("distance", distances[on == scale]), ("rating", ratings[on == scale])):
             if not len(values) or values.min() == values.max():
                 where = f" on the scale {str(scale)!r}" if scale else ""
                 raise ValueError(
@@ -90,7 +90,7 @@ def agreement(
     number = np.unique(on, return_inverse=True)[1]  # which are compared faster than words
 
     def both(chosen: np.ndarray) -> np.ndarray:
-        return rank_correlations(distances[chosen], opinions[chosen], number[chosen])
+        return rank_correlations(distances[chosen], ratings[chosen], number[chosen])
 
     spearman, kendall = (within_one(found) for found in bootstrap(both, names, resamples, seed))
     return Agreement(spearman, kendall, len(distances), len(set(names)))
@@ -131,9 +131,7 @@ def within_one(interval: Interval) -> Interval:
     return Interval(interval.value, max(interval.low, -1.0), min(interval.high, 1.0))
 
 
-def rank_correlations(
-    distance: np.ndarray, opinion: np.ndarray, scales: np.ndarray, kendall: bool = True
-) -> np.ndarray:
+def rank_correlations(distance: np.ndarray, rating: np.ndarray, scales: np.ndarray, kendall: bool = True) -> np.ndarray:
     """Spearman's and, if wanted, Kendall's coefficient, each the mean over scales; not a number without any order."""
     try:
         from scipy.stats import kendalltau, rankdata
@@ -144,6 +142,6 @@ def rank_correlations(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of resamples without any order
         for scale in np.unique(scales):
-            x, y = distance[scales == scale], opinion[scales == scale]
+            x, y = distance[scales == scale], rating[scales == scale]
             found.append((np.corrcoef(rankdata(x), rankdata(y))[0, 1], *([kendalltau(x, y)[0]] if kendall else [])))
         return np.nanmean(np.array(found, dtype=float), axis=0)

@@ -1,4 +1,4 @@
-"""How well distances agree with opinions, ours and its peers in one run."""
+"""How well distances agree with ratings, ours and its baselines in one run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ndpp_dense.robustness.perceptual.baselines import ActivationDistance
 from ndpp_dense.robustness.perceptual.correlation import (
     Agreement,
     Interval,
@@ -20,8 +21,7 @@ from ndpp_dense.robustness.perceptual.correlation import (
     within_one,
 )
 from ndpp_dense.robustness.perceptual.distance import GapDistance, WeightedDistance, weighted_root_mean
-from ndpp_dense.robustness.perceptual.opinion_sets import OpinionSet, Pair, ReferenceSplit
-from ndpp_dense.robustness.perceptual.peers import ActivationDistance
+from ndpp_dense.robustness.perceptual.rating_sets import Pair, RatingSet, ReferenceSplit
 from ndpp_dense.robustness.perceptual.stages import StageMaps
 from ndpp_dense.robustness.perceptual.training import train_weight
 
@@ -37,7 +37,7 @@ class Row:
     """What was found of one distance on the test references.
 
     Attributes:
-        agreement: With the opinions.
+        agreement: With the ratings.
         by_kind: Spearman's coefficient of each kind of distortion alone.
         lead: Spearman's coefficient of the first distance minus that of this one, on the same resamples.
         values: ``(P,)`` of all pairs, those for training too.
@@ -55,7 +55,7 @@ class Row:
 
 
 def learned(stages: StageMaps) -> dict[str, WeightedDistance]:
-    """Our distance and its fair peer on a backbone, by the names of ``OWN``."""
+    """Our distance and its fair baseline on a backbone, by the names of ``OWN``."""
     return {"gap": GapDistance(stages), "activation": ActivationDistance(stages)}
 
 
@@ -67,7 +67,7 @@ def variants(name: str, terms: Tensor, weight: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def measure(
-    opinions: OpinionSet,
+    ratings: RatingSet,
     metrics: Mapping[str, Metric],
     device: torch.device | str = "cpu",
     batch_size: int = 32,
@@ -76,7 +76,7 @@ def measure(
     """Measures all pairs; a reference is sent through once for a batch of its distorted images.
 
     Args:
-        opinions: The pairs.
+        ratings: The pairs.
         metrics: By name.
         device: Where they are.
         batch_size: Distorted images at a time.
@@ -88,13 +88,13 @@ def measure(
     from tqdm import tqdm
 
     found: dict[str, list[Tensor]] = {name: [] for name in metrics}
-    bar = tqdm(total=len(opinions.pairs), desc=opinions.name, unit="pair", disable=None if progress else True)
-    for name, group in groupby(opinions.pairs, key=lambda pair: pair.reference):
-        reference = opinions.reference(name)[None].to(device)
+    bar = tqdm(total=len(ratings.pairs), desc=ratings.name, unit="pair", disable=None if progress else True)
+    for name, group in groupby(ratings.pairs, key=lambda pair: pair.reference):
+        reference = ratings.reference(name)[None].to(device)
         pairs = list(group)
         for start in range(0, len(pairs), batch_size):
             chunk = pairs[start : start + batch_size]
-            images = torch.stack([opinions.distorted(pair) for pair in chunk]).to(device)
+            images = torch.stack([ratings.distorted(pair) for pair in chunk]).to(device)
             for metric, distance in metrics.items():
                 found[metric].append(distance(reference, images).float().cpu())
             bar.update(len(chunk))
@@ -103,7 +103,7 @@ def measure(
 
 
 def evaluate(
-    opinions: OpinionSet,
+    ratings: RatingSet,
     measured: Mapping[str, Tensor],
     split: ReferenceSplit,
     loss: str = "rank",
@@ -111,10 +111,10 @@ def evaluate(
     given: Mapping[str, Tensor] | None = None,
     resamples: int = 1000,
 ) -> tuple[dict[str, Row], dict[str, Tensor]]:
-    """Correlates distances with opinions on the test references.
+    """Correlates distances with ratings on the test references.
 
     Args:
-        opinions: The pairs.
+        ratings: The pairs.
         measured: By name; terms ``(P, F)`` give two rows, with uniform weights and with weights trained on the
             training references.
         split: Of the references.
@@ -133,10 +133,10 @@ def evaluate(
             values[name] = found.double().numpy()
             continue
         own = (given or {}).get(name)
-        weights[name] = train_weight(found, opinions.pairs, split, loss, seed) if own is None else own.detach().cpu()
+        weights[name] = train_weight(found, ratings.pairs, split, loss, seed) if own is None else own.detach().cpu()
         values |= {row: distance.double().numpy() for row, distance in variants(name, found, weights[name]).items()}
-    rows = split.rows(opinions.pairs, "test")
-    pairs = [opinions.pairs[row] for row in rows]
+    rows = split.rows(ratings.pairs, "test")
+    pairs = [ratings.pairs[row] for row in rows]
     first = next(name for name in ("gap trained", *values) if name in values)
     return {name: _row(value, rows, values[first], pairs, (resamples, seed)) for name, value in values.items()}, weights
 
@@ -144,18 +144,18 @@ def evaluate(
 def _row(values: np.ndarray, test: np.ndarray, first: np.ndarray, pairs: Sequence[Pair], draws: tuple[int, int]) -> Row:
     """From distances of all pairs, and those of the first row; ``pairs`` are the test's."""
     chosen, first = values[test], first[test]
-    opinion = np.array([pair.difference for pair in pairs])
+    rating = np.array([pair.difference for pair in pairs])
     references = np.array([pair.reference for pair in pairs])
     names, kinds = np.unique([pair.kind for pair in pairs], return_inverse=True)
     scales = np.unique([pair.scale for pair in pairs], return_inverse=True)[1]
-    total = agreement(chosen, opinion, references, [pair.scale for pair in pairs], *draws)
+    total = agreement(chosen, rating, references, [pair.scale for pair in pairs], *draws)
 
     def of_kinds(rows: np.ndarray) -> np.ndarray:
         own = [rows[kinds[rows] == kind] for kind in range(len(names))]
-        return np.array([rank_correlations(chosen[r], opinion[r], scales[r], kendall=False)[0] for r in own])
+        return np.array([rank_correlations(chosen[r], rating[r], scales[r], kendall=False)[0] for r in own])
 
     def lead(rows: np.ndarray) -> np.ndarray:
-        both = (rank_correlations(value[rows], opinion[rows], scales[rows], kendall=False) for value in (first, chosen))
+        both = (rank_correlations(value[rows], rating[rows], scales[rows], kendall=False) for value in (first, chosen))
         return np.subtract(*both)[:1]
 
     by_kind = dict(zip(names.tolist(), map(within_one, bootstrap(of_kinds, references, *draws)), strict=True))

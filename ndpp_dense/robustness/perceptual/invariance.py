@@ -14,7 +14,7 @@ from torch import Tensor
 from ndpp_dense.robustness.perceptual.correlation import Interval, bootstrap
 from ndpp_dense.robustness.perceptual.distortions import blur, centre, noise
 from ndpp_dense.robustness.perceptual.evaluation import variants
-from ndpp_dense.robustness.perceptual.generated_opinions import GeneratedOpinions
+from ndpp_dense.robustness.perceptual.generated_ratings import GeneratedRatings
 
 __all__ = ["SHIFTS", "Invariance", "matched", "shift_ratios"]
 
@@ -49,7 +49,7 @@ class Invariance:
 
 @torch.no_grad()
 def shift_ratios(
-    opinions: GeneratedOpinions,
+    ratings: GeneratedRatings,
     names: Sequence[str],
     distances: Mapping[str, Callable[[Tensor, Tensor], Tensor]],
     weights: Mapping[str, Tensor] | None = None,
@@ -60,7 +60,7 @@ def shift_ratios(
     """Measures the ratios.
 
     Args:
-        opinions: Where the pictures are from; what a shift brings into view is real.
+        ratings: Where the pictures are from; what a shift brings into view is real.
         names: Of the references to use, at least two.
         distances: By name, of images of [0, 1], ``(N,)``, > 0 for images that differ; or terms ``(N, F)``, from which
             two distances are made, with uniform and with given weights.
@@ -71,9 +71,9 @@ def shift_ratios(
     """
     ratios: dict[str, list[np.ndarray]] = defaultdict(list)
     for number, name in enumerate(names):
-        picture = opinions.picture(name)
-        reference = centre(picture, opinions.margin)
-        moved = [centre(picture, opinions.margin, right=shift) for shift in shifts]
+        picture = ratings.picture(name)
+        reference = centre(picture, ratings.margin)
+        moved = [centre(picture, ratings.margin, right=shift) for shift in shifts]
         generator = torch.Generator().manual_seed(seed * 100003 + number)
         noisy, blurred = matched(reference, moved, generator)
         images = torch.stack([*moved, *noisy, *(reference if image is None else image for image in blurred)])

@@ -1,4 +1,4 @@
-"""Figures of agreement with opinions and of invariance to shifts."""
+"""Figures of agreement with ratings and of invariance to shifts."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from typing import Any
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.robustness.perceptual.evaluation import Row
 from ndpp_dense.robustness.perceptual.invariance import SHIFTS, Invariance
-from ndpp_dense.robustness.perceptual.opinion_sets import OpinionSet, ReferenceSplit
 from ndpp_dense.robustness.perceptual.plots import draw_agreement, draw_ratios, label, new_figure, save_png
+from ndpp_dense.robustness.perceptual.rating_sets import RatingSet, ReferenceSplit
 
 __all__ = ["lines", "results", "write_distances", "write_figures", "write_json"]
 
 
 def results(
-    opinions: OpinionSet,
+    ratings: RatingSet,
     split: ReferenceSplit,
     rows: Mapping[str, Row],
     ratios: Mapping[str, Invariance],
@@ -26,8 +26,8 @@ def results(
 ) -> dict[str, Any]:
     """All figures as plain numbers and words."""
     return {
-        "set": opinions.name,
-        "pairs": len(opinions.pairs),
+        "set": ratings.name,
+        "pairs": len(ratings.pairs),
         "references": {"train": len(split.train), "test": len(split.test)},
         "distances": {name: row.as_dict() for name, row in rows.items()},
         "shift": {"pixels": list(SHIFTS), **{name: found.as_dict() for name, found in ratios.items()}},
@@ -50,12 +50,12 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and value - value != 0 else value
 
 
-def write_distances(opinions: OpinionSet, split: ReferenceSplit, rows: Mapping[str, Row], path: Path) -> None:
-    """Writes one line a pair: names, kind, level, opinion, part, and every distance."""
+def write_distances(ratings: RatingSet, split: ReferenceSplit, rows: Mapping[str, Row], path: Path) -> None:
+    """Writes one line a pair: names, kind, level, rating, part, and every distance."""
     with replacing(path) as made, made.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["reference", "distorted", "kind", "level", "difference", "part", *rows])
-        for number, pair in enumerate(opinions.pairs):
+        for number, pair in enumerate(ratings.pairs):
             part = "train" if pair.reference in split.train else "test" if pair.reference in split.test else ""
             values = [f"{row.values[number]:.7g}" for row in rows.values()]
             writer.writerow([pair.reference, pair.distorted, pair.kind, pair.level, pair.difference, part, *values])

@@ -1,4 +1,4 @@
-"""Learning the weights of a distance from opinions."""
+"""Learning the weights of a distance from ratings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ndpp_dense.robustness.perceptual.distance import weighted_root_mean
-from ndpp_dense.robustness.perceptual.opinion_sets import Pair, ReferenceSplit
+from ndpp_dense.robustness.perceptual.rating_sets import Pair, ReferenceSplit
 
 __all__ = ["LOSSES", "check_loss", "fit_weight", "train_weight"]
 
@@ -38,13 +38,13 @@ def train_weight(
     if not len(rows):
         raise ValueError("No pairs of training references: the split is of another set.")
     chosen = [pairs[row] for row in rows]
-    opinions = torch.tensor([pair.difference for pair in chosen])
-    return fit_weight(terms[torch.from_numpy(rows)], opinions, [pair.scale for pair in chosen], loss, seed)
+    ratings = torch.tensor([pair.difference for pair in chosen])
+    return fit_weight(terms[torch.from_numpy(rows)], ratings, [pair.scale for pair in chosen], loss, seed)
 
 
 def fit_weight(
     terms: Tensor,
-    opinion: Tensor,
+    rating: Tensor,
     scales: Sequence[str],
     loss: str = "rank",
     seed: int = 0,
@@ -60,8 +60,8 @@ def fit_weight(
 
     Args:
         terms: ``(P, F)``, >= 0.
-        opinion: ``(P,)``, larger for pairs that differ more.
-        scales: ``(P,)``; opinions of different scales are not compared.
+        rating: ``(P,)``, larger for pairs that differ more.
+        scales: ``(P,)``; ratings of different scales are not compared.
         loss: ``"rank"``: logistic loss of drawn comparisons of two pairs; ``"pearson"``: 1 - correlation.
         seed: Of the draw.
         steps: Of Adam, each on all pairs.
@@ -83,17 +83,17 @@ def fit_weight(
     shift = torch.zeros_like(start, requires_grad=True)
     optimizer = torch.optim.Adam([shift], lr=lr)
     groups = [torch.from_numpy(np.flatnonzero(np.asarray(scales) == name)) for name in sorted(set(scales))]
-    groups = [rows for rows in groups if float(opinion[rows].max()) > float(opinion[rows].min())]
+    groups = [rows for rows in groups if float(rating[rows].max()) > float(rating[rows].min())]
     if not groups:
-        raise ValueError("All opinions on a scale are equal: there is no order to learn.")
+        raise ValueError("All ratings on a scale are equal: there is no order to learn.")
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         distance = weighted_root_mean(terms, (start + shift).exp())
         share = max(_COMPARISONS // len(groups), 64)
         losses = [
-            _pearson(distance[rows], opinion[rows])
+            _pearson(distance[rows], rating[rows])
             if loss == "pearson"
-            else _rank(distance[rows], opinion[rows], share, generator)
+            else _rank(distance[rows], rating[rows], share, generator)
             for rows in groups
         ]
         optimizer.zero_grad()
@@ -113,12 +113,12 @@ def check_loss(loss: str) -> None:
         raise ValueError(f"Unknown loss {loss!r}: choose from {', '.join(LOSSES)}.")
 
 
-def _pearson(distance: Tensor, opinion: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(distance - distance.mean(), (opinion - opinion.mean()).to(distance), dim=0)
+def _pearson(distance: Tensor, rating: Tensor) -> Tensor:
+    return 1 - F.cosine_similarity(distance - distance.mean(), (rating - rating.mean()).to(distance), dim=0)
 
 
-def _rank(distance: Tensor, opinion: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _rank(distance: Tensor, rating: Tensor, count: int, generator: torch.Generator) -> Tensor:
     first, second = torch.randint(len(distance), (2, count), generator=generator)
-    order = (opinion[first] - opinion[second]).sign().to(distance)
+    order = (rating[first] - rating[second]).sign().to(distance)
     gap = (distance[first] - distance[second]) / distance.std().clamp_min(1e-12)
     return (F.softplus(-_SHARPNESS * order * gap) * order.abs()).sum() / order.abs().sum().clamp_min(1)

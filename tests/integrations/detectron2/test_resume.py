@@ -77,9 +77,13 @@ def test_evaluating_and_saving_leave_no_trace_in_training(run_tiny, flat_checkpo
 
 
 def test_a_finished_run_resumes_to_its_end(run_tiny, tmp_path):
-    first = run_tiny("SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path / "run")
+    first = run_tiny("SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1, "OUTPUT_DIR", tmp_path / "run")
     again = run_tiny("SOLVER.MAX_ITER", 2, "OUTPUT_DIR", tmp_path / "run", resume=True)
     assert again.start_iter == 2
+    sound = (tmp_path / "run" / "model_final.pth").read_bytes()
+    (tmp_path / "run" / "model_final.pth").unlink()  # as after a kill between the last two checkpoints
+    run_tiny("SOLVER.MAX_ITER", 2, "SOLVER.CHECKPOINT_PERIOD", 1, "OUTPUT_DIR", tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "model_final.pth").read_bytes() == sound
     assert format_results(again.results) == format_results(first.results)
 
 

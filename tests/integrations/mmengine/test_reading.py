@@ -76,3 +76,39 @@ def test_a_pipe_or_folder_is_refused_at_once(tmp_path):
         load_checkpoint(nn.Linear(1, 1), str(tmp_path / "pipe.pth"))
     with pytest.raises(WeightFileError, match="it is a folder"):
         load_checkpoint(nn.Linear(1, 1), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["s3://bucket/x.pth", "petrel://x", "cluster:s3://bucket/x", "pavi://x", "torchvision://resnet50"]
+    + ["modelzoo://resnet50", "open-mmlab://resnet50", "openmmlab://x", "mmcls://x", "s3://key:s3cret@bucket/x"],
+)  # fmt: skip
+def test_places_that_mmengine_reads_by_itself_are_refused(place):
+    with pytest.raises(ValueError, match="checkpoints are read from files") as caught:
+        CheckpointLoader.load_checkpoint(place)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_addresses_are_read_without_running_code(tmp_path, monkeypatch):
+    fetched = []
+
+    def local_copy(address):
+        fetched.append(address)
+        return exploits.saved(tmp_path / "mark", tmp_path / "a.pth")
+
+    monkeypatch.setattr(reading, "local_copy", local_copy)
+    with pytest.raises(WeightFileError, match="it asks for"):
+        load_checkpoint(nn.Linear(1, 1), "https://example.org/a.pth")
+    assert fetched == ["https://example.org/a.pth"]
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("name", ["a.yaml", "a.yml"])
+def test_yaml_is_plain_data(tmp_path, name):
+    file = tmp_path / name
+    file.write_text("model:\n  depth: 18\n  lr: 1.0e-3\n")
+    assert reading.read_config(file).model.depth == 18
+    file.write_text(f"model:\n  depth: !!python/object/apply:os.mkdir ['{tmp_path / 'mark'}']\n")
+    with pytest.raises(ValueError, match=rf"{name}, line 2: the tag !!python/object/apply:os.mkdir is refused"):
+        reading.read_config(file)
+    assert not (tmp_path / "mark").exists()

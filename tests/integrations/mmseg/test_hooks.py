@@ -116,16 +116,21 @@ def test_which_portion_an_iteration_is(done, end, portion):
 def test_momentum_follows_the_batch_of_all_processes(monkeypatch):
     from types import SimpleNamespace
 
+    from ndpp_dense.conversion.options import read_options
     from ndpp_dense.integrations.mmengine import hooks
 
     def images(batch, ranks, **wrapper):
         seen = []
         monkeypatch.setattr(hooks, "get_world_size", lambda: ranks)
-        monkeypatch.setattr(hooks, "fit_momentum", lambda model, size: seen.append(size))
+        monkeypatch.setattr(hooks, "fit_momentum", lambda model, size: seen.append(size) or 0.5)
         loader = SimpleNamespace(batch_sampler=SimpleNamespace(batch_size=batch))
         wrapper = SimpleNamespace(**wrapper)
-        hooks._fit_momentum(SimpleNamespace(train_dataloader=loader, optim_wrapper=wrapper, model=torch.nn.Identity()))
+        model = torch.nn.Identity()
+        model.ndpp_options = read_options({}, "cityscapes")
+        hooks._fit_momentum(SimpleNamespace(train_dataloader=loader, optim_wrapper=wrapper, model=model))
         return seen[0]
+
+    hooks._fit_momentum(SimpleNamespace(model=torch.nn.Identity()))  # nothing to fit: its loader may be of any kind
 
     assert images(8, 1) == 8
     assert images(16, 4) == 64

@@ -3,13 +3,13 @@ import pytest
 import torch
 from PIL import Image
 
-from ndpp_dense.robustness.perceptual import GeneratedOpinions
+from ndpp_dense.robustness.perceptual import GeneratedRatings
 from ndpp_dense.robustness.perceptual.distortions import KINDS, LEVELS, blur, centre, distort
 
 
 @pytest.fixture
 def picture(picture_folder):
-    return GeneratedOpinions(picture_folder, size=64).picture("p0.png")
+    return GeneratedRatings(picture_folder, size=64).picture("p0.png")
 
 
 @pytest.fixture
@@ -97,23 +97,23 @@ def test_a_margin_too_small_is_refused(picture):
 
 
 def test_the_set_has_every_step_of_every_kind(picture_folder):
-    opinions = GeneratedOpinions(picture_folder, size=64)
-    assert len(opinions.names) == 6
-    assert len(opinions.pairs) == 6 * 7 * 5
-    assert opinions.reference("p0.png").shape == (3, 48, 48)
-    assert {pair.scale for pair in opinions.pairs} == set(KINDS)
-    assert all(pair.difference == pair.level for pair in opinions.pairs)
-    assert [p.reference for p in opinions.pairs] == sorted(p.reference for p in opinions.pairs)
-    again = GeneratedOpinions(picture_folder, size=64)
-    for pair in opinions.pairs[::17]:
-        assert torch.equal(opinions.distorted(pair), again.distorted(pair))
+    ratings = GeneratedRatings(picture_folder, size=64)
+    assert len(ratings.names) == 6
+    assert len(ratings.pairs) == 6 * 7 * 5
+    assert ratings.reference("p0.png").shape == (3, 48, 48)
+    assert {pair.scale for pair in ratings.pairs} == set(KINDS)
+    assert all(pair.difference == pair.level for pair in ratings.pairs)
+    assert [p.reference for p in ratings.pairs] == sorted(p.reference for p in ratings.pairs)
+    again = GeneratedRatings(picture_folder, size=64)
+    for pair in ratings.pairs[::17]:
+        assert torch.equal(ratings.distorted(pair), again.distorted(pair))
 
 
 def test_a_limit_draws_by_seed(picture_folder):
-    chosen = [GeneratedOpinions(picture_folder, size=64, limit=2, seed=seed).names for seed in range(6)]
+    chosen = [GeneratedRatings(picture_folder, size=64, limit=2, seed=seed).names for seed in range(6)]
     assert {len(names) for names in chosen} == {2}
     assert len({tuple(names) for names in chosen}) > 1
-    assert chosen[3] == GeneratedOpinions(picture_folder, size=64, limit=2, seed=3).names
+    assert chosen[3] == GeneratedRatings(picture_folder, size=64, limit=2, seed=3).names
 
 
 def test_large_images_are_scaled_down(picture_folder):
@@ -121,7 +121,7 @@ def test_large_images_are_scaled_down(picture_folder):
     pixels = np.array(Image.open(picture_folder / "wide.png"))
     pixels[:, 50:150] = 255
     Image.fromarray(pixels).save(picture_folder / "wide.png")
-    picture = GeneratedOpinions(picture_folder, size=64).picture("wide.png")
+    picture = GeneratedRatings(picture_folder, size=64).picture("wide.png")
     assert picture.shape == (3, 64, 64)
     assert torch.equal(picture[:, 32, 10], torch.ones(3))  # column 50 + 10 * 200 / 64 of the file
     assert torch.equal(picture[:, 32, 50], torch.tensor([1.0, 0, 0]))
@@ -130,15 +130,15 @@ def test_large_images_are_scaled_down(picture_folder):
 def test_images_that_cannot_serve_are_named(picture_folder, tmp_path):
     Image.new("RGB", (70, 70), "grey").save(picture_folder / "plain.png")
     with pytest.raises(ValueError, match=r"plain\.png is constant .* Remove it"):
-        GeneratedOpinions(picture_folder, size=64).reference("plain.png")
+        GeneratedRatings(picture_folder, size=64).reference("plain.png")
     with pytest.raises(ValueError, match=r"Image too small: .*p0\.png has 64 x 64 pixels, at least 128 x 128"):
-        GeneratedOpinions(picture_folder).reference("p0.png")
+        GeneratedRatings(picture_folder).reference("p0.png")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"No images \(\.jpg.*which holds nothing"):
-        GeneratedOpinions(tmp_path / "empty")
+        GeneratedRatings(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
-        GeneratedOpinions(tmp_path / "absent")
+        GeneratedRatings(tmp_path / "absent")
     with pytest.raises(ValueError, match=r"\['fog'\]: choose from blur"):
-        GeneratedOpinions(picture_folder, kinds=["blur", "fog"])
+        GeneratedRatings(picture_folder, kinds=["blur", "fog"])
     with pytest.raises(ValueError, match="size = 32, limit = None"):
-        GeneratedOpinions(picture_folder, size=32)
+        GeneratedRatings(picture_folder, size=32)

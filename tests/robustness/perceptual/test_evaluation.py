@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from ndpp_dense.robustness.perceptual import (
-    GeneratedOpinions,
+    GeneratedRatings,
     agreement,
     evaluate,
     learned,
@@ -12,34 +12,34 @@ from ndpp_dense.robustness.perceptual import (
     split_references,
     variants,
 )
+from ndpp_dense.robustness.perceptual.baselines import negative_psnr, ssim_distance
 from ndpp_dense.robustness.perceptual.distortions import centre
 from ndpp_dense.robustness.perceptual.invariance import matched
-from ndpp_dense.robustness.perceptual.peers import negative_psnr, ssim_distance
 
 
 @pytest.fixture
-def opinions(picture_folder):
-    return GeneratedOpinions(picture_folder, size=64, kinds=["blur", "noise", "shift"])
+def ratings(picture_folder):
+    return GeneratedRatings(picture_folder, size=64, kinds=["blur", "noise", "shift"])
 
 
-def test_pairs_are_measured_in_their_order_whatever_the_batch(opinions, stages):
+def test_pairs_are_measured_in_their_order_whatever_the_batch(ratings, stages):
     metrics = {"psnr": negative_psnr, "gap": learned(stages)["gap"].terms}
-    found = measure(opinions, metrics, batch_size=4)
+    found = measure(ratings, metrics, batch_size=4)
     assert found["psnr"].shape == (90,)
     assert found["gap"].shape == (90, 12)
-    pair = opinions.pairs[37]
-    alone = negative_psnr(opinions.reference(pair.reference)[None], opinions.distorted(pair)[None])
+    pair = ratings.pairs[37]
+    alone = negative_psnr(ratings.reference(pair.reference)[None], ratings.distorted(pair)[None])
     torch.testing.assert_close(found["psnr"][37:38], alone)
-    torch.testing.assert_close(measure(opinions, metrics, batch_size=90)["gap"], found["gap"])
+    torch.testing.assert_close(measure(ratings, metrics, batch_size=90)["gap"], found["gap"])
 
 
-def test_rows_are_of_the_test_references(opinions, stages):
-    split = split_references(opinions, 0.5, 0)
+def test_rows_are_of_the_test_references(ratings, stages):
+    split = split_references(ratings, 0.5, 0)
     own = learned(stages)
-    measured = measure(opinions, {**{name: d.terms for name, d in own.items()}, "psnr": negative_psnr})
-    measured["oracle"] = torch.tensor([pair.difference for pair in opinions.pairs])
+    measured = measure(ratings, {**{name: d.terms for name, d in own.items()}, "psnr": negative_psnr})
+    measured["oracle"] = torch.tensor([pair.difference for pair in ratings.pairs])
     measured["chance"] = torch.rand(90, generator=torch.Generator().manual_seed(0))
-    rows, weights = evaluate(opinions, measured, split, resamples=50)
+    rows, weights = evaluate(ratings, measured, split, resamples=50)
     assert list(rows) == [
         "gap uniform",
         "gap trained",
@@ -50,8 +50,8 @@ def test_rows_are_of_the_test_references(opinions, stages):
         "chance",
     ]
     assert rows["oracle"].agreement.spearman.value == pytest.approx(1)
-    test = split.rows(opinions.pairs, "test")
-    pairs = [opinions.pairs[row] for row in test]
+    test = split.rows(ratings.pairs, "test")
+    pairs = [ratings.pairs[row] for row in test]
     expected = agreement(
         measured["chance"].numpy()[test],
         [pair.difference for pair in pairs],
@@ -68,12 +68,12 @@ def test_rows_are_of_the_test_references(opinions, stages):
     assert set(weights) == {"gap", "activation"}
 
 
-def test_the_values_of_rows_are_those_of_the_distances(opinions, stages):
+def test_the_values_of_rows_are_those_of_the_distances(ratings, stages):
     own = learned(stages)
-    measured = measure(opinions, {name: distance.terms for name, distance in own.items()})
-    rows, weights = evaluate(opinions, measured, split_references(opinions), resamples=9)
-    pair = opinions.pairs[50]
-    images = opinions.reference(pair.reference)[None], opinions.distorted(pair)[None]
+    measured = measure(ratings, {name: distance.terms for name, distance in own.items()})
+    rows, weights = evaluate(ratings, measured, split_references(ratings), resamples=9)
+    pair = ratings.pairs[50]
+    images = ratings.reference(pair.reference)[None], ratings.distorted(pair)[None]
     for name, distance in own.items():
         with torch.no_grad():
             distance.weight.copy_(weights[name])
@@ -83,15 +83,15 @@ def test_the_values_of_rows_are_those_of_the_distances(opinions, stages):
         assert found[f"{name} trained"].item() == pytest.approx(rows[f"{name} trained"].values[50], rel=1e-4)
 
 
-def test_weights_that_are_given_are_not_trained(opinions, stages):
-    terms = measure(opinions, {"gap": learned(stages)["gap"].terms})
-    rows, weights = evaluate(opinions, terms, split_references(opinions), given={"gap": torch.ones(12)}, resamples=9)
+def test_weights_that_are_given_are_not_trained(ratings, stages):
+    terms = measure(ratings, {"gap": learned(stages)["gap"].terms})
+    rows, weights = evaluate(ratings, terms, split_references(ratings), given={"gap": torch.ones(12)}, resamples=9)
     assert torch.equal(weights["gap"], torch.ones(12))
     np.testing.assert_array_equal(rows["gap trained"].values, rows["gap uniform"].values)
 
 
-def test_copies_that_are_compared_change_as_much(opinions):
-    picture = opinions.picture("p0.png")
+def test_copies_that_are_compared_change_as_much(ratings):
+    picture = ratings.picture("p0.png")
     reference = centre(picture, 8)
     moved = [centre(picture, 8, right=shift) for shift in (1, 4)]
     noisy, blurred = matched(reference, moved, torch.Generator().manual_seed(0))
@@ -103,13 +103,13 @@ def test_copies_that_are_compared_change_as_much(opinions):
     assert blurred[1] is None  # such textures differ from their neighbours by more than from their mean
 
 
-def test_ratios_are_one_for_the_mean_square_and_less_for_averages(opinions, circular_stages):
+def test_ratios_are_one_for_the_mean_square_and_less_for_averages(ratings, circular_stages):
     def error(a, b):
         return (a - b).square().mean(dim=(1, 2, 3)).sqrt()
 
     distances = {"error": error, "gap": learned(circular_stages)["gap"].terms, "ssim": ssim_distance}
     weight = torch.tensor([1.0] * 5 + [0.0] * 7)
-    found = shift_ratios(opinions, opinions.names, distances, {"gap": weight})
+    found = shift_ratios(ratings, ratings.names, distances, {"gap": weight})
     assert list(found) == ["error", "gap uniform", "gap trained", "ssim"]
     assert found["gap trained"].mean_noise != found["gap uniform"].mean_noise
     for interval in (*found["error"].noise, found["error"].mean_noise):

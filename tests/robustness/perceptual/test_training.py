@@ -4,7 +4,7 @@ import torch
 from scipy.stats import spearmanr
 
 from ndpp_dense.robustness.perceptual import (
-    GeneratedOpinions,
+    GeneratedRatings,
     Pair,
     ReferenceSplit,
     fit_weight,
@@ -25,12 +25,12 @@ def planted(seed, pairs=300, features=12):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_weights_that_made_the_opinions_are_found(loss):
-    terms, opinion = planted(0)
-    weight = fit_weight(terms, opinion, [""] * 300, loss)
-    new_terms, new_opinion = planted(1)
-    found = spearmanr(weighted_root_mean(new_terms, weight), new_opinion)[0]
-    uniform = spearmanr(weighted_root_mean(new_terms), new_opinion)[0]
+def test_weights_that_made_the_ratings_are_found(loss):
+    terms, rating = planted(0)
+    weight = fit_weight(terms, rating, [""] * 300, loss)
+    new_terms, new_rating = planted(1)
+    found = spearmanr(weighted_root_mean(new_terms, weight), new_rating)[0]
+    uniform = spearmanr(weighted_root_mean(new_terms), new_rating)[0]
     assert found > 0.95 > 0.7 > uniform
     assert (weight > 0).all()
     assert weight.square().mean() == pytest.approx(1, rel=1e-4)
@@ -38,22 +38,22 @@ def test_weights_that_made_the_opinions_are_found(loss):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_scales_are_not_compared(loss):
-    terms, opinion = planted(2)
+    terms, rating = planted(2)
     scales = ["a" if row % 2 else "b" for row in range(300)]
-    moved = opinion + torch.tensor([1000.0 if scale == "a" else 0.0 for scale in scales])
+    moved = rating + torch.tensor([1000.0 if scale == "a" else 0.0 for scale in scales])
     weight = fit_weight(terms, moved, scales, loss)
-    new_terms, new_opinion = planted(3)
-    assert spearmanr(weighted_root_mean(new_terms, weight), new_opinion)[0] > 0.95
+    new_terms, new_rating = planted(3)
+    assert spearmanr(weighted_root_mean(new_terms, weight), new_rating)[0] > 0.95
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_training_sees_nothing_of_the_test_references(loss):
-    terms, opinion = planted(4)
+    terms, rating = planted(4)
     names = [f"r{row // 10}" for row in range(300)]
     split = ReferenceSplit(frozenset(f"r{n}" for n in range(20)), frozenset(f"r{n}" for n in range(20, 30)))
     pairs = [
         Pair(name, f"d{row}", "k", 1, value)
-        for row, (name, value) in enumerate(zip(names, opinion.tolist(), strict=True))
+        for row, (name, value) in enumerate(zip(names, rating.tolist(), strict=True))
     ]
     expected = train_weight(terms, pairs, split, loss)
     test = split.rows(pairs, "test")
@@ -75,27 +75,27 @@ def test_a_reference_in_both_parts_is_refused():
 def test_splits_share_no_reference_nor_copies_of_one(picture_folder, seed):
     copy = picture_folder / "copy_of_p1.png"
     copy.write_bytes((picture_folder / "inner" / "p1.png").read_bytes())
-    opinions = GeneratedOpinions(picture_folder, size=64, kinds=["blur"])
-    split = split_references(opinions, 0.5, seed)
+    ratings = GeneratedRatings(picture_folder, size=64, kinds=["blur"])
+    split = split_references(ratings, 0.5, seed)
     assert not split.train & split.test
-    assert split.train | split.test == set(opinions.names)
+    assert split.train | split.test == set(ratings.names)
     assert split.train
     assert split.test
     copies = {"copy_of_p1.png", "inner/p1.png"}
     assert copies <= split.train or copies <= split.test
-    rows = [set(split.rows(opinions.pairs, part).tolist()) for part in ("train", "test")]
+    rows = [set(split.rows(ratings.pairs, part).tolist()) for part in ("train", "test")]
     assert not rows[0] & rows[1]
-    assert len(rows[0]) + len(rows[1]) == len(opinions.pairs)
-    assert split == split_references(opinions, 0.5, seed)
+    assert len(rows[0]) + len(rows[1]) == len(ratings.pairs)
+    assert split == split_references(ratings, 0.5, seed)
 
 
 def test_splits_depend_on_the_seed_and_need_two_references(picture_folder):
-    opinions = GeneratedOpinions(picture_folder, size=64, kinds=["blur"])
-    assert len({split_references(opinions, 0.5, seed) for seed in range(8)}) > 1
+    ratings = GeneratedRatings(picture_folder, size=64, kinds=["blur"])
+    assert len({split_references(ratings, 0.5, seed) for seed in range(8)}) > 1
     with pytest.raises(ValueError, match=r"test_share = 1\.0"):
-        split_references(opinions, 1.0)
+        split_references(ratings, 1.0)
     with pytest.raises(ValueError, match="1 different reference"):
-        split_references(GeneratedOpinions(picture_folder, size=64, limit=1), 0.5)
+        split_references(GeneratedRatings(picture_folder, size=64, limit=1), 0.5)
 
 
 def test_nothing_to_learn_is_said():
@@ -110,8 +110,8 @@ def test_nothing_to_learn_is_said():
 
 
 def test_dead_channels_do_no_harm():
-    terms, opinion = planted(5)
+    terms, rating = planted(5)
     terms = torch.cat([terms, torch.zeros(300, 3)], dim=1)
-    weight = fit_weight(terms, opinion, [""] * 300, steps=20)
+    weight = fit_weight(terms, rating, [""] * 300, steps=20)
     assert torch.isfinite(weight).all()
     assert np.isfinite(weighted_root_mean(terms, weight).numpy()).all()

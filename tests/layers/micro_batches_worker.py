@@ -1,4 +1,4 @@
-"""One of two gloo ranks that train on a batch of 512 in portions; run by test_portions_ranks.py."""
+"""One of two gloo ranks that train on a batch of 512 in micro-batches; run by test_micro_batches_ranks.py."""
 
 import contextlib
 import sys
@@ -20,7 +20,7 @@ def samples(step: int) -> torch.Tensor:
     return x * torch.rand(BATCH, 1, 1, 1, dtype=torch.float64, generator=generator) + 0.5
 
 
-def train(portions: int, rank: int = 0, world: int = 1, schedule: str = "stale") -> dict:
+def train(micro_batches: int, rank: int = 0, world: int = 1, schedule: str = "stale") -> dict:
     """Parameters and buffers after some optimizer steps, and how many sums a step needed, gradients aside."""
     network = Network(schedule=schedule)
     model = DistributedDataParallel(network) if world > 1 else network
@@ -31,12 +31,12 @@ def train(portions: int, rank: int = 0, world: int = 1, schedule: str = "stale")
     try:
         for step in range(STEPS):
             calls.clear()
-            own = samples(step)[rank * share : (rank + 1) * share].chunk(portions)
-            statistics = micro_batches_of_step(network, portions, lambda own=own: network(torch.cat(own)))
+            own = samples(step)[rank * share : (rank + 1) * share].chunk(micro_batches)
+            statistics = micro_batches_of_step(network, micro_batches, lambda own=own: network(torch.cat(own)))
             for index, part in enumerate(own):
-                quiet = model.no_sync() if world > 1 and index < portions - 1 else contextlib.nullcontext()
+                quiet = model.no_sync() if world > 1 and index < micro_batches - 1 else contextlib.nullcontext()
                 with statistics[index], quiet:
-                    (model(part).mean() / portions).backward()
+                    (model(part).mean() / micro_batches).backward()
             optimizer.step()
             optimizer.zero_grad()
     finally:
@@ -47,7 +47,7 @@ def train(portions: int, rank: int = 0, world: int = 1, schedule: str = "stale")
 def main(rank: int, world: int, init: str, out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{init}", rank=rank, world_size=world)
-    torch.save({portions: train(portions, rank, world) for portions in (1, 4)}, out)
+    torch.save({micro_batches: train(micro_batches, rank, world) for micro_batches in (1, 4)}, out)
     leave()
 
 

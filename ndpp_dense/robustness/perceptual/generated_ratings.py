@@ -1,4 +1,4 @@
-"""Distorted views of a folder of images, with the order of their strengths in place of opinions."""
+"""Distorted views of a folder of images, with the order of their strengths in place of ratings."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from ndpp_dense.images.folders import SUFFIXES, find_images
 from ndpp_dense.robustness.perceptual.distortions import KINDS, LEVELS, centre, distort
-from ndpp_dense.robustness.perceptual.opinion_sets import Pair, by_reference, check_not_constant, read_image
+from ndpp_dense.robustness.perceptual.rating_sets import Pair, by_reference, check_not_constant, read_image
 
-__all__ = ["GeneratedOpinions"]
+__all__ = ["GeneratedRatings"]
 
 _log = logging.getLogger(__name__)
 
 
-class GeneratedOpinions:
-    """Seven kinds of distortion in five steps each, of every image in a folder; an opinion is the step's number.
+class GeneratedRatings:
+    """Seven kinds of distortion in five steps each, of every image in a folder; a rating is the step's number.
 
     Nobody was asked: that step 3 differs more than step 2 is known within a kind only, so every kind is a scale of its
     own. Equal arguments give equal images.
@@ -76,11 +76,11 @@ class GeneratedOpinions:
         return self._last[1]
 
     def reference(self, name: str) -> Tensor:
-        """See :class:`ndpp_dense.robustness.perceptual.opinion_sets.OpinionSet`."""
+        """See :class:`ndpp_dense.robustness.perceptual.rating_sets.RatingSet`."""
         return centre(self.picture(name), self.margin)
 
     def distorted(self, pair: Pair) -> Tensor:
-        """See :class:`ndpp_dense.robustness.perceptual.opinion_sets.OpinionSet`."""
+        """See :class:`ndpp_dense.robustness.perceptual.rating_sets.RatingSet`."""
         return distort(self.picture(pair.reference), self.margin, pair.kind, pair.level, self.seed, pair.reference)
 
     def _read(self, path: Path) -> Tensor:

@@ -1,4 +1,4 @@
-"""Gradient accumulation: which rows move the statistics, and that portions are one batch under ``"stale"``."""
+"""Gradient accumulation: which rows move the statistics, and that micro_batches are one batch under ``"stale"``."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ def make(schedule="stale", **fields):
     return make_net(schedule, **{"sampling_stride": 5, **fields})
 
 
-def portion_losses(model, x, cut, between=lambda: None):
+def losses_of_micro_batches(model, x, cut, between=lambda: None):
     parts = x.split(cut)
     for part, statistics in zip(parts, micro_batches_of_step(model, len(parts), lambda: model(x)), strict=True):
         with statistics:
@@ -32,7 +32,7 @@ def portion_losses(model, x, cut, between=lambda: None):
 def train(model, cut, steps=range(STEPS), between=lambda: None):
     losses = []
     for step in steps:
-        losses.append(sum(portion_losses(model, batch(step), cut, between)))
+        losses.append(sum(losses_of_micro_batches(model, batch(step), cut, between)))
         descend(model)
     return losses
 
@@ -45,23 +45,23 @@ def assert_same(model, other):
 
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("shared", [True, False])
-def test_portions_are_one_batch(cut, shared):
+def test_micro_batches_are_one_batch(cut, shared):
     whole, parts = (make(sampling_stride=1, shared_blocks=shared) for _ in range(2))
     assert train(parts, CUTS[cut]) == pytest.approx(train(whole, [8]), rel=1e-9)
     assert_same(parts, whole)
 
 
 @pytest.mark.parametrize("cut", ["two", "four"])
-def test_equal_portions_with_few_rows_are_one_batch(cut):
-    """Whether rows are sampled more densely is decided by what all portions have, were they as large as this one."""
+def test_equal_micro_batches_with_few_rows_are_one_batch(cut):
+    """Whether rows are sampled more densely is decided by what all micro-batches have, were they as large."""
     whole, parts = make(), make()
     assert train(parts, CUTS[cut]) == pytest.approx(train(whole, [8]), rel=1e-9)
     assert_same(parts, whole)
 
 
-def test_under_fresh_the_first_portion_moves_the_statistics_and_all_use_them():
+def test_under_fresh_the_first_micro_batch_moves_the_statistics_and_all_use_them():
     model, twin = make("fresh"), make("fresh")
-    list(portion_losses(model, batch(0), [2, 6]))
+    list(losses_of_micro_batches(model, batch(0), [2, 6]))
     twin(batch(0)[:2])
     assert_equal_buffers(model, twin)
     whole = make("fresh")
@@ -69,7 +69,7 @@ def test_under_fresh_the_first_portion_moves_the_statistics_and_all_use_them():
     assert not torch.allclose(whole[0][0].whitening.running_cov, model[0][0].whitening.running_cov, rtol=1e-3)
 
 
-def test_alone_the_first_step_takes_the_statistics_of_its_first_portion():
+def test_alone_the_first_step_takes_the_statistics_of_its_first_micro_batch():
     model, twin = make(), make()
     for index, part in enumerate(batch(0).split(4)):
         with micro_batch_of_step(model, index, 2):
@@ -90,14 +90,14 @@ BETWEEN = {
 
 @pytest.mark.parametrize("what", BETWEEN)
 @pytest.mark.parametrize("momentum", [0.1, 0.7])  # from 0.5 on statistics are estimated anew when they are lent
-def test_what_happens_between_portions_changes_nothing(what, momentum):
+def test_what_happens_between_micro_batches_changes_nothing(what, momentum):
     model, undisturbed = make(momentum=momentum), make(momentum=momentum)
     assert train(model, [3, 5], between=BETWEEN[what](model)) == train(undisturbed, [3, 5])
     assert_equal_buffers(model, undisturbed)
 
 
 @pytest.mark.parametrize("broken", [0, 1])
-def test_a_step_that_fails_between_its_portions_leaves_nothing_behind(broken):
+def test_a_step_that_fails_between_its_micro_batches_leaves_nothing_behind(broken):
     model, twin = make(), make()
     train(model, [4, 4], [0]), train(twin, [4, 4], [0])
     for index in range(broken):
@@ -121,7 +121,7 @@ def test_a_step_that_was_given_up_leaves_nothing_behind():
     assert_same(model, twin)
 
 
-def test_layers_that_run_past_the_model_and_twice_a_portion():
+def test_layers_that_run_past_the_model_and_twice_a_micro_batch():
     model, twin = make(sampling_stride=1), make(sampling_stride=1)
     train(model, [8], [0]), train(twin, [8], [0])
     for index in range(2):
@@ -165,7 +165,7 @@ def test_the_pass_before_the_first_step_draws_no_random_numbers():
 
 
 @pytest.mark.parametrize(("index", "count"), [(2, 2), (-1, 2), (0, 0)])
-def test_portions_that_do_not_exist(index, count):
+def test_micro_batches_that_do_not_exist(index, count):
     with (
         pytest.raises(ValueError, match=f"micro-batch {index} of {count} does not exist"),
         micro_batch_of_step(make(), index, count),
@@ -174,7 +174,7 @@ def test_portions_that_do_not_exist(index, count):
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile itself, after a graph break
-def test_compiled_portions_are_plain_ones():
+def test_compiled_micro_batches_are_plain_ones():
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     plain = make()

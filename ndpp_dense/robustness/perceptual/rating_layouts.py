@@ -1,4 +1,4 @@
-"""Opinion sets as they are distributed: KADID-10k, TID2013, TID2008 and RAID."""
+"""Rating sets as they are distributed: KADID-10k, TID2013, TID2008 and RAID."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ndpp_dense.images.folders import find_images
-from ndpp_dense.robustness.perceptual.opinion_sets import FileOpinionSet, Pair, by_reference
+from ndpp_dense.robustness.perceptual.rating_sets import FileRatingSet, Pair, by_reference
 
-__all__ = ["LAYOUTS", "open_opinions"]
+__all__ = ["LAYOUTS", "open_ratings"]
 
 _RAID_KINDS = {"rot": "rotation", "trans": "translation", "scale": "scale", "gn": "noise"}
 
 
-def open_opinions(layout: str, root: str | Path) -> FileOpinionSet:
+def open_ratings(layout: str, root: str | Path) -> FileRatingSet:
     """Opens a set in the folder layout that it is distributed in.
 
     Images are found by name anywhere below the folder, whatever the case of the letters (TID's differ).
 
     ========== ======================== ==============================================================================
-    layout     opinions                 images
+    layout     ratings                 images
     ========== ======================== ==============================================================================
     kadid10k   ``dmos.csv``             ``images/I01.png``, ``images/I01_01_01.png``; "dmos" is a quality: 5 is best
     tid2013    ``mos_with_names.txt``   ``reference_images/I01.BMP``, ``distorted_images/i01_01_1.bmp``; 9 is best
@@ -34,14 +34,14 @@ def open_opinions(layout: str, root: str | Path) -> FileOpinionSet:
 
     Args:
         layout: One of ``LAYOUTS``.
-        root: Folder with the opinion file.
+        root: Folder with the rating file.
 
     Raises:
-        ValueError: Unknown layout, unreadable opinions, or names in them that no image has.
-        FileNotFoundError: No folder, or no opinion file in it.
+        ValueError: Unknown layout, unreadable ratings, or names in them that no image has.
+        FileNotFoundError: No folder, or no rating file in it.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"Unknown opinion set {layout!r}: choose from {', '.join(LAYOUTS)}.")
+        raise ValueError(f"Unknown rating set {layout!r}: choose from {', '.join(LAYOUTS)}.")
     file_name, read = LAYOUTS[layout]
     root = Path(root)
     if not root.is_dir():
@@ -51,13 +51,13 @@ def open_opinions(layout: str, root: str | Path) -> FileOpinionSet:
         held = ", ".join(sorted(path.name for path in root.iterdir())[:8]) or "nothing"
         others = ", ".join(f"{name}: {needed}" for name, (needed, _) in LAYOUTS.items() if name != layout)
         raise FileNotFoundError(
-            f"{layout}: no opinion file {file_name} in {root}, which holds {held}. Give the folder that has it, or "
+            f"{layout}: no rating file {file_name} in {root}, which holds {held}. Give the folder that has it, or "
             f"another layout ({others})."
         )
     pairs = by_reference(read(file))
     if not pairs:
-        raise ValueError(f"{layout}: {file} holds no opinions. Copy the set again.")
-    return FileOpinionSet(layout, pairs, _files(layout, root, file, pairs))
+        raise ValueError(f"{layout}: {file} holds no ratings. Copy the set again.")
+    return FileRatingSet(layout, pairs, _files(layout, root, file, pairs))
 
 
 def _files(layout: str, root: Path, file: Path, pairs: tuple[Pair, ...]) -> dict[str, Path]:
@@ -106,7 +106,7 @@ def _raid(file: Path) -> Iterator[Pair]:
             yield Pair(row["Reference"], row["Distorted"], _RAID_KINDS.get(kind, kind), int(level) - 1, response)
 
 
-# The opinion file and its reader, by layout.
+# The rating file and its reader, by layout.
 LAYOUTS: dict[str, tuple[str, Callable[[Path], Iterator[Pair]]]] = {
     "kadid10k": ("dmos.csv", _kadid),
     "tid2013": ("mos_with_names.txt", _tid),

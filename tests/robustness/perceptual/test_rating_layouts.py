@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from ndpp_dense.robustness.perceptual import LAYOUTS, open_opinions, split_references
+from ndpp_dense.robustness import perceptual
+from ndpp_dense.robustness.perceptual import LAYOUTS, open_ratings, split_references
 
 
 def picture(path, seed, size=(20, 24)):
@@ -69,80 +70,80 @@ def test_every_layout_has_a_generated_folder():
 
 def test_pairs_and_images_are_those_of_the_folder(made):
     layout, root = made
-    opinions = open_opinions(layout, root)
-    assert opinions.name == layout
-    assert len(opinions.pairs) == (24 if layout == "raid" else 12)
-    assert len({pair.reference for pair in opinions.pairs}) == 3
-    assert {pair.level for pair in opinions.pairs} == {1, 2}
-    for pair in opinions.pairs:
-        stronger = [other for other in opinions.pairs if (other.reference, other.kind) == (pair.reference, pair.kind)]
+    ratings = open_ratings(layout, root)
+    assert ratings.name == layout
+    assert len(ratings.pairs) == (24 if layout == "raid" else 12)
+    assert len({pair.reference for pair in ratings.pairs}) == 3
+    assert {pair.level for pair in ratings.pairs} == {1, 2}
+    for pair in ratings.pairs:
+        stronger = [other for other in ratings.pairs if (other.reference, other.kind) == (pair.reference, pair.kind)]
         assert max(stronger, key=lambda other: other.difference).level == 2  # larger means more different
-        path = opinions.files[pair.distorted]
+        path = ratings.files[pair.distorted]
         pixels = torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) / 255
-        assert torch.equal(opinions.distorted(pair), pixels)
-        assert opinions.reference(pair.reference).shape == (3, 20, 24)
+        assert torch.equal(ratings.distorted(pair), pixels)
+        assert ratings.reference(pair.reference).shape == (3, 20, 24)
         assert path.name.lower() == pair.distorted.lower()
-    split = split_references(opinions, 0.34)
+    split = split_references(ratings, 0.34)
     assert len(split.test) == 1
     assert len(split.train) == 2
 
 
 def test_kadid_calls_a_quality_dmos(tmp_path):
     kadid(tmp_path)
-    pair = next(p for p in open_opinions("kadid10k", tmp_path).pairs if p.distorted == "I02_25_01.png")
+    pair = next(p for p in open_ratings("kadid10k", tmp_path).pairs if p.distorted == "I02_25_01.png")
     assert (pair.reference, pair.kind, pair.level, pair.difference) == ("I02.png", "type 25", 1, pytest.approx(-3.8))
 
 
 def test_raid_leaves_the_reference_itself_out(tmp_path):
     raid(tmp_path)
-    pairs = open_opinions("raid", tmp_path).pairs
+    pairs = open_ratings("raid", tmp_path).pairs
     assert {pair.kind for pair in pairs} == {"rotation", "translation", "scale", "noise"}
     assert not any("level_01" in pair.distorted for pair in pairs)
     assert [p.difference for p in pairs if p.distorted == "gn_img_02_level_03.png"] == [3.2]
 
 
-def test_a_missing_opinion_file_is_named_with_what_there_is(made):
+def test_a_missing_rating_file_is_named_with_what_there_is(made):
     layout, root = made
     file_name = LAYOUTS[layout][0]
     (root / file_name).rename(root / "notes.txt")
     with pytest.raises(
-        FileNotFoundError, match=rf"{layout}: no opinion file {file_name} in .*notes\.txt.*another layout"
+        FileNotFoundError, match=rf"{layout}: no rating file {file_name} in .*notes\.txt.*another layout"
     ):
-        open_opinions(layout, root)
+        open_ratings(layout, root)
     with pytest.raises(FileNotFoundError, match="no folder"):
-        open_opinions(layout, root / "absent")
+        open_ratings(layout, root / "absent")
     with pytest.raises(ValueError, match="'kadid': choose from kadid10k, tid2013"):
-        open_opinions("kadid", root)
+        open_ratings("kadid", root)
 
 
 def test_names_without_an_image_are_counted(made):
     layout, root = made
-    opinions = open_opinions(layout, root)
-    gone = opinions.files[opinions.pairs[0].distorted]
+    ratings = open_ratings(layout, root)
+    gone = ratings.files[ratings.pairs[0].distorted]
     gone.unlink()
     with pytest.raises(
-        ValueError, match=rf"1 of \d+ images that \S+ names are not below .*{opinions.pairs[0].distorted}"
+        ValueError, match=rf"1 of \d+ images that \S+ names are not below .*{ratings.pairs[0].distorted}"
     ):
-        open_opinions(layout, root)
+        open_ratings(layout, root)
     shutil.rmtree(gone.parent)
     with pytest.raises(ValueError, match=r"\d+ of \d+ images .*, \.\.\."):
-        open_opinions(layout, root)
+        open_ratings(layout, root)
 
 
 def test_two_images_of_one_name_are_refused(made):
     layout, root = made
-    path = next(iter(open_opinions(layout, root).files.values()))
+    path = next(iter(open_ratings(layout, root).files.values()))
     (root / "again").mkdir()
     shutil.copy(path, root / "again" / path.name)
     with pytest.raises(ValueError, match="two images of one name"):
-        open_opinions(layout, root)
+        open_ratings(layout, root)
 
 
 @pytest.mark.parametrize(
     ("layout", "text", "said"),
     [
         ("kadid10k", "dist_img,ref_img,score\n", "has the columns dist_img, ref_img, score; needed are"),
-        ("kadid10k", "dist_img,ref_img,dmos\n", "holds no opinions"),
+        ("kadid10k", "dist_img,ref_img,dmos\n", "holds no ratings"),
         ("kadid10k", "dist_img,ref_img,dmos\nI01_01_01.png,I01.png,57\n", "line 2: score '57' is no number of 1 to 5"),
         ("kadid10k", "dist_img,ref_img,dmos\nI01_01_01.png\n", "line 2: too few columns"),
         ("kadid10k", "dist_img,ref_img,dmos\nx.png,I01.png,3\n", "line 2: 'x.png' is not named as"),
@@ -151,18 +152,24 @@ def test_two_images_of_one_name_are_refused(made):
         ("raid", "Reference,Distorted,Response\nimg_01.png,rot_img_01_level_02.png,much\n", "score 'much'"),
     ],
 )
-def test_a_spoilt_opinion_file_is_named_with_its_line(tmp_path, layout, text, said):
+def test_a_spoilt_rating_file_is_named_with_its_line(tmp_path, layout, text, said):
     (tmp_path / LAYOUTS[layout][0]).write_text(text)
     with pytest.raises(ValueError, match=said):
-        open_opinions(layout, tmp_path)
+        open_ratings(layout, tmp_path)
 
 
 def test_images_of_other_sizes_or_none_are_named(tmp_path):
     kadid(tmp_path)
-    opinions = open_opinions("kadid10k", tmp_path)
-    picture(opinions.files["I01_01_01.png"], 0, (20, 20))
+    ratings = open_ratings("kadid10k", tmp_path)
+    picture(ratings.files["I01_01_01.png"], 0, (20, 20))
     with pytest.raises(ValueError, match=r"I01_01_01\.png has 20 x 20 pixels, its reference I01\.png 20 x 24"):
-        opinions.distorted(opinions.pairs[0])
-    opinions.files["I01_01_01.png"].write_bytes(b"no image")
+        ratings.distorted(ratings.pairs[0])
+    ratings.files["I01_01_01.png"].write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"cannot read image .*I01_01_01\.png"):
-        opinions.distorted(opinions.pairs[0])
+        ratings.distorted(ratings.pairs[0])
+
+
+@pytest.mark.parametrize(("former", "name"), perceptual._RENAMED.items())
+def test_former_names_warn_and_work(former, name):
+    with pytest.warns(DeprecationWarning, match=rf"\.{former} is now .*\.{name};"):
+        assert getattr(perceptual, former) is getattr(perceptual, name)

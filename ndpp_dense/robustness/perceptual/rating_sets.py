@@ -1,4 +1,4 @@
-"""Pairs of a reference and a distorted image with opinions of how much they differ, and their split by reference."""
+"""Pairs of a reference and a distorted image with ratings of how much they differ, and their split by reference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FileOpinionSet", "OpinionSet", "Pair", "ReferenceSplit", "read_image", "split_references"]
+__all__ = ["FileRatingSet", "RatingSet", "Pair", "ReferenceSplit", "read_image", "split_references"]
 
 _MIN_CONTRAST = 1 / 255  # standard deviation of an image below which there is nothing to distort
 
@@ -39,7 +39,7 @@ class Pair:
     scale: str = ""
 
 
-class OpinionSet(Protocol):
+class RatingSet(Protocol):
     """What a set of pairs is to those that use it."""
 
     @property
@@ -62,7 +62,7 @@ class OpinionSet(Protocol):
 
 
 @dataclass(frozen=True)
-class FileOpinionSet:
+class FileRatingSet:
     """Pairs whose images are files.
 
     Attributes:
@@ -76,11 +76,11 @@ class FileOpinionSet:
     files: dict[str, Path]
 
     def reference(self, name: str) -> Tensor:
-        """See :class:`OpinionSet`."""
+        """See :class:`RatingSet`."""
         return _read(self.files[name])
 
     def distorted(self, pair: Pair) -> Tensor:
-        """See :class:`OpinionSet`.
+        """See :class:`RatingSet`.
 
         Raises:
             ValueError: Its size is not that of its reference.
@@ -120,13 +120,13 @@ class ReferenceSplit:
         return np.array([index for index, pair in enumerate(pairs) if pair.reference in chosen], dtype=np.int64)
 
 
-def split_references(opinions: OpinionSet, test_share: float = 0.4, seed: int = 0) -> ReferenceSplit:
+def split_references(ratings: RatingSet, test_share: float = 0.4, seed: int = 0) -> ReferenceSplit:
     """Draws the references for training and for testing.
 
     Equal pictures under different names stay together, whichever part they come to.
 
     Args:
-        opinions: The set.
+        ratings: The set.
         test_share: Of the references, in (0, 1); each part gets at least one.
         seed: Of the draw.
 
@@ -136,11 +136,11 @@ def split_references(opinions: OpinionSet, test_share: float = 0.4, seed: int = 
     if not 0 < test_share < 1:
         raise ValueError(f"test_share = {test_share}: it must be between 0 and 1.")
     groups: dict[str, list[str]] = {}
-    for name in sorted({pair.reference for pair in opinions.pairs}):
-        picture = opinions.reference(name)
+    for name in sorted({pair.reference for pair in ratings.pairs}):
+        picture = ratings.reference(name)
         groups.setdefault(hashlib.sha256(picture.contiguous().numpy().tobytes()).hexdigest(), []).append(name)
     if len(groups) < 2:
-        raise ValueError(f"{opinions.name} has {len(groups)} different reference images: a split needs at least 2.")
+        raise ValueError(f"{ratings.name} has {len(groups)} different reference images: a split needs at least 2.")
     parts = list(groups.values())
     order = np.random.default_rng(seed).permutation(len(parts))
     count = min(max(1, round(test_share * len(parts))), len(parts) - 1)

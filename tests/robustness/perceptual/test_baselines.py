@@ -6,8 +6,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from ndpp_dense.robustness.perceptual import PEERS, ActivationDistance, open_peers
-from ndpp_dense.robustness.perceptual.peers import negative_psnr, ssim_distance
+from ndpp_dense.robustness.perceptual import BASELINES, ActivationDistance, open_baselines
+from ndpp_dense.robustness.perceptual.baselines import negative_psnr, ssim_distance
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_activations_are_compared_in_place_and_unit_by_unit(stages, pair):
 
 def test_what_cannot_be_measured_says_what_it_needs(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    found, missing = open_peers()
+    found, missing = open_baselines()
     assert set(found) == {"psnr", "ssim"}
     assert set(missing) == {"lpips_vgg", "lpips_alex", "dists"}
     for reason in missing.values():
@@ -82,8 +82,8 @@ def test_what_cannot_be_measured_says_what_it_needs(monkeypatch, tmp_path):
         )
     assert not list(tmp_path.rglob("*"))  # nothing was downloaded
     with pytest.raises(ValueError, match="'lpips': choose from psnr, ssim, lpips_vgg"):
-        open_peers(["lpips"])
-    assert set(PEERS) == set(found) | set(missing)
+        open_baselines(["lpips"])
+    assert set(BASELINES) == set(found) | set(missing)
 
 
 def test_lpips_and_dists_run_on_torchvisions_weights(monkeypatch, tmp_path):
@@ -97,7 +97,7 @@ def test_lpips_and_dists_run_on_torchvisions_weights(monkeypatch, tmp_path):
     for name, model in built.items():
         file = str(getattr(models, name).IMAGENET1K_V1.url).rsplit("/", 1)[-1]
         torch.save(model.state_dict(), folder / file)
-    found, missing = open_peers(["lpips_vgg", "lpips_alex"])
+    found, missing = open_baselines(["lpips_vgg", "lpips_alex"])
     assert missing == {}
     a, b = torch.rand(2, 3, 3, 64, 64)
     import lpips

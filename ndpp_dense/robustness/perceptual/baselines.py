@@ -15,23 +15,30 @@ from torch import Tensor
 from ndpp_dense.robustness.perceptual.distance import WeightedDistance
 from ndpp_dense.weights.files import read_checkpoint
 
-__all__ = ["PEERS", "ActivationDistance", "PeerUnavailableError", "negative_psnr", "open_peers", "ssim_distance"]
+__all__ = [
+    "BASELINES",
+    "ActivationDistance",
+    "BaselineUnavailableError",
+    "negative_psnr",
+    "open_baselines",
+    "ssim_distance",
+]
 
 Distance = Callable[[Tensor, Tensor], Tensor]  # of (N, 3, H, W) of [0, 1] each, (N,)
 _MOST_PSNR = 100.0  # decibels: of equal images it would be infinite
 _SSIM_WINDOW, _SSIM_SIGMA, _SSIM_K1, _SSIM_K2 = 11, 1.5, 0.01, 0.03  # as published
 
 
-class PeerUnavailableError(RuntimeError):
-    """A peer cannot be measured here; the message says what it needs."""
+class BaselineUnavailableError(RuntimeError):
+    """A baseline cannot be measured here; the message says what it needs."""
 
 
 class ActivationDistance(WeightedDistance):
     """Activations of unit length, compared position by position, averaged over positions, channels weighted.
 
     This is how LPIPS compares, but on the backbone that is given, with weights of its own and the root of
-    :class:`ndpp_dense.robustness.perceptual.GapDistance`: the fair peer of that. It is not LPIPS, whose backbone and
-    weights are its own.
+    :class:`ndpp_dense.robustness.perceptual.GapDistance`: the fair baseline of that. It is not LPIPS, whose backbone
+    and weights are its own.
     """
 
     def terms(self, a: Tensor, b: Tensor) -> Tensor:
@@ -112,8 +119,8 @@ def _dists() -> Distance:
     return distance
 
 
-# By name: how the peer is called, and what makes it.
-PEERS: dict[str, tuple[str, Callable[[], Distance]]] = {
+# By name: how the baseline is called, and what makes it.
+BASELINES: dict[str, tuple[str, Callable[[], Distance]]] = {
     "psnr": ("PSNR", lambda: negative_psnr),
     "ssim": ("SSIM", lambda: ssim_distance),
     "lpips_vgg": ("LPIPS (VGG-16)", lambda: _lpips("vgg")),
@@ -122,11 +129,11 @@ PEERS: dict[str, tuple[str, Callable[[], Distance]]] = {
 }
 
 
-def open_peers(names: Iterable[str] = tuple(PEERS)) -> tuple[dict[str, Distance], dict[str, str]]:
-    """Makes the peers that can be measured here; nothing is downloaded.
+def open_baselines(names: Iterable[str] = tuple(BASELINES)) -> tuple[dict[str, Distance], dict[str, str]]:
+    """Makes the baselines that can be measured here; nothing is downloaded.
 
     Args:
-        names: Of ``PEERS``.
+        names: Of ``BASELINES``.
 
     Returns:
         Distances by name, and for the others what they need.
@@ -137,11 +144,11 @@ def open_peers(names: Iterable[str] = tuple(PEERS)) -> tuple[dict[str, Distance]
     found: dict[str, Distance] = {}
     missing: dict[str, str] = {}
     for name in names:
-        if name not in PEERS:
-            raise ValueError(f"Unknown peer {name!r}: choose from {', '.join(PEERS)}.")
+        if name not in BASELINES:
+            raise ValueError(f"Unknown baseline {name!r}: choose from {', '.join(BASELINES)}.")
         try:
-            found[name] = PEERS[name][1]()
-        except PeerUnavailableError as error:
+            found[name] = BASELINES[name][1]()
+        except BaselineUnavailableError as error:
             missing[name] = str(error)
     return found, missing
 
@@ -158,7 +165,7 @@ def _published_weights(package: str, name: str) -> Path:
             return file
         if not file.is_file():
             missing.append(f"torchvision's weights ({file.name} in $TORCH_HOME/hub/checkpoints)")
-    raise PeerUnavailableError(f"needs {' and '.join(missing)}")
+    raise BaselineUnavailableError(f"needs {' and '.join(missing)}")
 
 
 def _absent(*packages: str) -> list[str]:
