@@ -69,7 +69,7 @@ def check_settings(config: Config) -> None:
         raise ValueError(f"the config cannot be used: {'; '.join(faults)}.")
 
 
-def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(config: Mapping[str, Any] | Config, prefix: str = "") -> dict[str, Any]:
     """Values by their whole key, such as ``optim_wrapper.optimizer.lr``."""
     found = {}
     for key, value in config.items():

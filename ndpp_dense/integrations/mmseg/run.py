@@ -112,14 +112,16 @@ def _built(config: Config, eval_only: bool) -> Runner:
     runner = Runner.from_cfg(config)
     if not eval_only:  # in the order of Runner.train, which would do it
         runner.train_loop  # noqa: B018  (the property builds it)
-        runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        settings: Any = runner.optim_wrapper
+        runner.optim_wrapper = runner.build_optim_wrapper(settings)
         _check_classes(runner)
     return runner
 
 
 def _check_classes(runner: Runner) -> None:
     """More classes in the data than a head can tell apart would end training at the first such label."""
-    classes = runner.train_loop.dataloader.dataset.metainfo.get("classes") or ()
+    loop: Any = runner.train_loop
+    classes = loop.dataloader.dataset.metainfo.get("classes") or ()
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     for name in ("decode_head", "auxiliary_head"):
         known = getattr(getattr(model, name, None), "num_classes", None)
