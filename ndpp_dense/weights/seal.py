@@ -86,7 +86,12 @@ def check_seal(path: str | os.PathLike[str]) -> dict[str, Any] | None:
         head = file.read(4)
         if not head:
             raise DamagedFileError("it is empty")
-        end, seal = _end_of(file)
+        try:
+            end, seal = _end_of(file)
+        except DamagedFileError:
+            if head != _START:  # weights of another format may look like the end of a zip file by chance
+                return None
+            raise
         if seal is None:
             if head == _START and not end:
                 raise DamagedFileError("it has no end: it is truncated or damaged")

@@ -232,3 +232,9 @@ def test_one_thing_named_twice_stays_one(tmp_path):
     for found in (read_pickle(io.BytesIO(pickle.dumps(loop, protocol=2))),):
         assert found["a"] is found["b"][0]
         assert found["a"][1] is found
+
+
+def test_weights_that_look_like_the_end_of_a_zip_file_are_read(tmp_path):
+    looks = np.frombuffer(b"PK\5\6" + bytes(range(96)), np.float32)
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"w": looks}, protocol=2))
+    assert read_weights(tmp_path / "a.pkl").entries["w"].numpy().tobytes() == looks.tobytes()

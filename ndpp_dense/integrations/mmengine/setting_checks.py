@@ -47,8 +47,6 @@ def read_file(path: Path) -> Config:
         config = Config.fromfile(str(path))
     except (FileNotFoundError, ImportError):
         raise
-    except yaml.YAMLError as error:  # of a copy, which MMEngine makes
-        raise ValueError(f"config {yaml_fault(error, path)} (There, or in a file that it builds on.)") from error
     except Exception as error:  # a config is a program of the user's, which can raise anything
         raise ValueError(f"config {path} cannot be read: {_said(error)}.") from error
     if not isinstance(config.get("model"), Mapping) or "type" not in config.model:
@@ -86,6 +84,8 @@ def _check_bases(path: Path, users: tuple[Path, ...]) -> None:
         raise ValueError(f"config {path} builds on itself through _base_: {' -> '.join(file.name for file in chain)}.")
     try:
         bases = Config._get_base_files(str(path))
+    except yaml.YAMLError as error:
+        raise ValueError(f"config {yaml_fault(error, path)}") from error
     except Exception as error:
         raise ValueError(f"config {path} cannot be read: {_said(error)}.") from error
     for base in bases:
