@@ -117,9 +117,14 @@ def _patches(numbers: Sequence[int], classes: Sequence[str], palette: Sequence[S
     from matplotlib.patches import Patch
 
     shown = numbers if len(numbers) <= _LONGEST_LEGEND else numbers[: _LONGEST_LEGEND - 1]
-    patches = [Patch(color=[part / 255 for part in palette[n]], label=literal(str(classes[n]))) for n in shown]
+    patches = [Patch(color=_unit(palette[n]), label=literal(str(classes[n]))) for n in shown]
     more = len(numbers) - len(shown)
     return [*patches, Patch(color="none", label=f"and {more} more")] if more else patches
+
+
+def _unit(colour: Sequence[int]) -> tuple[float, float, float]:
+    red, green, blue = colour
+    return red / 255, green / 255, blue / 255
 
 
 def _coloured(image: np.ndarray, labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
