@@ -27,7 +27,7 @@ class Finding:
         return f"mean {self.image.mean():.0f}"
 
 
-def predictor(name, device, score):
+def predictor(checkpoint, device, score):
     def predict(image):
         if min(image.shape[:2]) < 4:
             raise ValueError("too thin")
@@ -41,6 +41,7 @@ def run(tmp_path, monkeypatch):
     """Returns a function that runs the command on a place, with a stand-in for a network."""
     monkeypatch.setattr(infer, "load_index", lambda: SimpleNamespace(find=lambda name: SimpleNamespace(name=name)))
     monkeypatch.setattr(infer, "predictor_of", lambda model: predictor)
+    monkeypatch.setattr("ndpp_dense.zoo.load_checkpoint", lambda name, index: name)
 
     def call(place):
         words = ["infer", str(place), "--weights", "x", "--output", str(tmp_path / "out"), "--json", "--device", "cpu"]
