@@ -266,7 +266,7 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:
     else:
         made = value
     done[id(value)] = (value, made)  # both: an id names a living object only
-    inside = vars(made) if isinstance(made, TrainingLog) else made
+    inside: Any = vars(made) if isinstance(made, TrainingLog) else made
     if isinstance(inside, dict | list):
         for key, item in inside.items() if isinstance(inside, dict) else enumerate(inside):
             inside[key] = _plain(item, done)
