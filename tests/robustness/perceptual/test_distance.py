@@ -142,7 +142,7 @@ def test_weights_are_kept_and_those_of_another_backbone_refused(stages, images, 
     other.weight = nn.Parameter(torch.ones(3))
     with pytest.raises(ValueError, match=r"shape \(12,\).*needs \(3,\)"):
         other.load_weight(tmp_path / "w.safetensors")
-    with pytest.raises(FileNotFoundError, match="no file"):
+    with pytest.raises(FileNotFoundError, match="absent.pth not found"):
         other.load_weight(tmp_path / "absent.safetensors")
     (tmp_path / "w.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="holds no weights of a distance"):
@@ -159,7 +159,7 @@ def test_a_checkpoint_comes_without_its_classifier_and_must_fit(tmp_path):
     assert torch.equal(stages.model.conv1.weight, model.conv1.weight)
     with pytest.raises(ValueError, match="does not fit resnet26"):
         open_stages("resnet26", tmp_path / "run.pth")
-    with pytest.raises(FileNotFoundError, match="no file"):
+    with pytest.raises(FileNotFoundError, match="absent.pth not found"):
         open_stages("resnet18", tmp_path / "absent.pth")
     with pytest.raises(FileNotFoundError, match="resnet19"):
         open_stages("resnet19")
