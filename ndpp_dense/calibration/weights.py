@@ -63,7 +63,8 @@ def fold_norm(layer: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor]
     bias = weight.new_zeros(outputs) if layer.bias is None else layer.bias.detach().double()  # type: ignore[operator]
     if norm is None:
         return weight, bias
-    mean, variance = norm.running_mean.double(), norm.running_var.double()  # type: ignore[operator]
+    mean: Tensor = norm.running_mean.double()  # type: ignore[operator]
+    variance: Tensor = norm.running_var.double()  # type: ignore[operator]
     scale = torch.rsqrt(variance + frozen_norm_eps(norm))
     scale = scale if norm.weight is None else scale * norm.weight.double()  # type: ignore[operator]
     bias = (bias - mean) * scale  # type: ignore[operator]

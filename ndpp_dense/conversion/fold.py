@@ -36,14 +36,16 @@ def fold_ndpp(model: Model) -> Model:
         ValueError: The model has no ND++ layer.
     """
     folded = deepcopy(model)
-    replacements = {layer: _folded(layer) for _, layer in nd_layers(folded)}
+    replacements: dict[nn.Module, nn.Module] = {layer: _folded(layer) for _, layer in nd_layers(folded)}
     if not replacements:
         raise ValueError("fold_ndpp: the model has no ND++ layer (was it converted with convert_to_ndpp?)")
     if folded in replacements:
         return replacements[folded]  # type: ignore[index, return-value]
     replace_modules(folded, replacements)
     # A plain layer does not say what it has made. Where that was never asked for in vain, nothing needs a copy.
-    plain = {m: nn.Identity() for m in folded.modules() if isinstance(m, PassThrough) and _is_safe(m)}
+    plain: dict[nn.Module, nn.Module] = {
+        m: nn.Identity() for m in folded.modules() if isinstance(m, PassThrough) and _is_safe(m)
+    }
     replace_modules(folded, plain)
     for module in folded.modules():
         unwatch_steps(module)

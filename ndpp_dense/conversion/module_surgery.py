@@ -89,5 +89,5 @@ def extra_state(module: nn.Module, kind: type[nn.Module]) -> dict[str, Any]:
 @lru_cache(maxsize=16)
 def _own_names(kind: type[nn.Module]) -> frozenset[str]:
     sizes = (1, 1) if issubclass(kind, nn.Linear) else (1, 1, 1)
-    plain = kind(*sizes, device="meta")
+    plain = kind(*sizes, device="meta")  # pyright: ignore[reportArgumentType]
     return frozenset({*vars(plain), *plain._parameters})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from math import prod
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 __all__ = ["frozen_norm_eps", "is_norm", "is_plain_norm", "norm_features", "runs_as_plain"]
 
 _SEED = 2022
+_VECTORS = ("running_mean", "running_var", "weight", "bias")
 _TOLERANCE = 1e-4
 _EPS = 1e-5  # of frozen norms that keep none, such as those of Hugging Face
 
@@ -34,7 +36,7 @@ def _is_frozen_norm(module: nn.Module) -> bool:
         return False
     if not {"running_mean", "running_var"} <= set(module._buffers):
         return False
-    vectors = [getattr(module, name, None) for name in ("running_mean", "running_var", "weight", "bias")]
+    vectors = [getattr(module, name, None) for name in _VECTORS]
     return all(isinstance(vector, Tensor) and vector.dim() == 1 for vector in vectors)
 
 
@@ -95,8 +97,8 @@ def _normalized(norm: nn.Module, x: Tensor) -> Tensor:
     """What PyTorch's norm with these parameters does in evaluation."""
     if isinstance(norm, nn.GroupNorm):
         return F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
-    mean, variance = norm.running_mean, norm.running_var
-    weight, bias, eps = norm.weight, norm.bias, frozen_norm_eps(norm)
+    mean, variance, weight, bias = (cast("Tensor | None", getattr(norm, name)) for name in _VECTORS)
+    eps = frozen_norm_eps(norm)
     if isinstance(norm, _InstanceNorm):
         return F.instance_norm(x, mean, variance, weight, bias, not norm.track_running_stats, 0.0, eps)
     return F.batch_norm(x, mean, variance, weight, bias, mean is None, 0.0, eps)  # type: ignore[arg-type]

@@ -268,6 +268,7 @@ def _plain(value: Any, done: dict[int, Any]) -> Any:
     done[id(value)] = (value, made)  # both: an id names a living object only
     inside: Any = vars(made) if isinstance(made, TrainingLog) else made
     if isinstance(inside, dict | list):
+        own: Any = inside
         for key, item in inside.items() if isinstance(inside, dict) else enumerate(inside):
-            inside[key] = _plain(item, done)
+            own[key] = _plain(item, done)
     return made

@@ -112,10 +112,10 @@ def _measure(
     points = _array(polygons).reshape(-1, 2)
     starts = np.cumsum(lengths) - lengths
     owner_of_point = np.repeat(owners, lengths)
-    finite: np.ndarray = np.isfinite(points).all(1)
+    finite = np.asarray(np.isfinite(points).all(1))
     faults["numbers"] |= set(owner_of_point[~finite].tolist())
     limits = sizes[owner_of_point]
-    far: np.ndarray = finite & ((points < -limits) | (points > 2 * limits)).any(1)
+    far = finite & ((points < -limits) | (points > 2 * limits)).any(1)
     faults["far"] |= set(owner_of_point[far].tolist())
     points = np.where(np.reshape(finite & ~far, (-1, 1)), points, 0.0)
     following = np.arange(1, len(points) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def check_counts(counts: Sequence[str], totals: Sequence[int]) -> tuple[np.ndarr
     return sound, objects
 
 
-def _checked(counts: Sequence[str], totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(counts: Sequence[Any], totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     readable = np.array([text.isascii() and bool(text) and ord(text[-1]) < 80 for text in counts])  # 80: one more bit
     kept = np.flatnonzero(readable)
     sound, objects = np.zeros(len(counts), bool), np.zeros(len(counts), np.int64)
@@ -42,7 +43,7 @@ def _checked(counts: Sequence[str], totals: np.ndarray) -> tuple[np.ndarray, np.
     return sound, np.where(sound, objects, 0)
 
 
-def _summed(counts: list[str], totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _summed(counts: Sequence[str], totals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     digits = np.frombuffer("".join(counts).encode("ascii"), np.uint8) - np.uint8(48)  # those below 48 become large
     lengths = np.array([len(text) for text in counts])
     starts = np.cumsum(lengths) - lengths  # of the strings, in digits

@@ -276,7 +276,8 @@ def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
             if key in open_keys:
                 _node(cfg, key).update(_mapping(value))
             else:
-                cfg.merge_from_list([key, _as_float(value) if isinstance(_value(cfg, key), float) else value])
+                pair: list[Any] = [key, _as_float(value) if isinstance(_value(cfg, key), float) else value]
+                cfg.merge_from_list(pair)
         except (ValueError, AssertionError) as error:
             raise ValueError(f"override {key} {value}: {_mismatch(error)}") from error
 

@@ -118,9 +118,16 @@ def test_unknown_sampler_names_the_choices(data):
         next(data("DATALOADER.SAMPLER_TRAIN", "Sampler").batches(0))
 
 
-@pytest.mark.parametrize(("images", "steps"), [(3, 2), (2, 0), (0, 1)])
-def test_a_batch_that_does_not_split(data, images, steps):
-    with pytest.raises(ValueError, match=f"IMS_PER_BATCH={images} .*ACCUMULATION_STEPS={steps}"):
+@pytest.mark.parametrize(
+    ("images", "steps", "said"),
+    [
+        (3, 2, "IMS_PER_BATCH=3 .*ACCUMULATION_STEPS=2"),
+        (2, 0, "ACCUMULATION_STEPS is 0, it must be at least 1"),
+        (0, 1, "IMS_PER_BATCH is 0, it must be at least 1"),
+    ],
+)
+def test_a_batch_that_does_not_split(data, images, steps, said):
+    with pytest.raises(ValueError, match=said):
         data("SOLVER.IMS_PER_BATCH", images, "SOLVER.ACCUMULATION_STEPS", steps)
 
 

@@ -81,7 +81,10 @@ def test_a_difference_is_seen(trained, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "can not be found"), ({"state_dict": {"backbone.stem.0.weight": torch.zeros(1)}}, "is no checkpoint of")],
+    [
+        (None, "iter_9.pth not found"),
+        ({"state_dict": {"backbone.stem.0.weight": torch.zeros(1)}}, "is no checkpoint of"),
+    ],
 )
 def test_errors_are_readable(content, message, tmp_path, capsys):
     file = tmp_path / "iter_9.pth"

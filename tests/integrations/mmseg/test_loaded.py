@@ -19,7 +19,7 @@ def test_the_weights_that_fit_are_counted_and_the_others_named(train, run_config
     assert f"load_from: {len(weights)} of {len(weights)} weights taken from {file}, 0 unmatched" in log
     assert "what does not fit" not in log
 
-    checkpoint = torch.load(file, weights_only=True)
+    checkpoint = torch.load(file, weights_only=False)  # of this test: MMEngine keeps a log in it
     state = checkpoint["state_dict"]
     state["decode_head.conv_seg.bias"] = torch.zeros(3)
     del state["backbone.layer1.0.conv1.weight"]
