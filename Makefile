@@ -10,7 +10,7 @@ INSTALLER := $(wildcard ndpp_dense/cli/install_detectron2/*.py)
 PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg test test-all lint bench clean
+.PHONY: help env demo demo-seg test test-all lint bench gpu-kit clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ lint: env  ## ruff check, ruff format --check, pyright
 
 bench: env  ## measure speed, memory and communication against the peers, with small sizes
 	$(BIN)/python tools/benchmark.py --quick
+
+gpu-kit: env  ## collect what tools/gpu_report.py needs on a machine with a GPU and without network
+	$(BIN)/python tools/gpu_kit.py
 
 clean:  ## remove the environment, caches and outputs
 	rm -rf $(VENV) output build dist .pytest_cache .ruff_cache .hypothesis

@@ -97,8 +97,12 @@ def run_suite(name: str, settings: Any, folder: Path, command: str, wanted: str 
     Raises:
         ValueError: No case has the wanted words in its name; names the cases.
     """
-    from bench.report import draw, machine, stem, write_json
+    from bench.figure import draw
+    from bench.machine import machine, stem
+    from bench.report import write_json
     from bench.suites import SUITES
+
+    from ndpp_dense.atomic_file import replacing
 
     suite = SUITES[name]
     missing = [module for module in suite.needs if find_spec(module) is None]
@@ -122,33 +126,35 @@ def run_suite(name: str, settings: Any, folder: Path, command: str, wanted: str 
     record["load_after"] = list(os.getloadavg())
     path = folder / f"{stem(name, settings)}.json"
     write_json(record, path)
-    draw(record, path.with_suffix(".png"))
+    with replacing(path.with_suffix(".png")) as part:
+        draw(record["cases"], f"{record['says']}\n{record['machine']['hardware']}", part)
     print(f"{name}: {path} and .png", flush=True)
 
 
 def measured(title: str, case: Any, settings: Any) -> dict[str, Any]:
-    """Measure a case behind a progress bar, print its ratios and return its record."""
-    from bench.timing import measure_case, summarise, timer
+    """Measure a case behind a progress bar, print its ratios and return its record.
+
+    Raises:
+        RuntimeError: None of its peers could be measured.
+    """
+    from bench.measure import case_records
+    from bench.tables import ratios
     from tqdm import tqdm
 
-    if case.exact:
-        settings = replace(settings, rounds=1, warmup=0, graph=False)
-    total = (1 + settings.warmup + settings.rounds) * len(case.peers)
+    total = len(case.peers) * (2 if case.exact else 1 + settings.warmup + settings.rounds)
     with tqdm(total=total, desc=title, unit="step", leave=False) as bar:
 
         def tick(label: str) -> None:
             bar.set_postfix_str(label, refresh=False)
             bar.update()
 
-        outcome = measure_case(case, settings, case.measure or timer(settings), tick)
-    peers = summarise(outcome.values)
-    first, *others = peers
-    found = ", ".join(f"{label} {peers[label]['ratio']:.3f}" for label in others)
-    print(f"{title}: {first} {peers[first]['median']:.4g} {case.unit}; over it: {found}", flush=True)
-    for label, why in outcome.skipped.items():
+        (record,) = case_records(case, settings, tick)
+    if not record["peers"]:
+        raise RuntimeError(f"{title}: nothing could be measured: {record['skipped']}")
+    print(f"{title}: {ratios(record)}", flush=True)
+    for label, why in record["skipped"].items():
         print(f"  {label} left out: {why}", flush=True)
-    rounds = len(outcome.values[first])
-    return {"name": case.name, "unit": case.unit, "rounds": rounds, "peers": peers, "skipped": outcome.skipped}
+    return record
 
 
 def said(words: list[str]) -> str:

@@ -19,13 +19,16 @@ from collections.abc import Iterator
 from email.parser import HeaderParser
 from pathlib import Path
 
-from detectron2_port import edit_tree
-from install_detectron2 import REQUIRES, VERSION, InstallError, check_hash, download, say, unpack
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from pure_wheel import write_wheel
 from records import ROOT
+
+from ndpp_dense.cli.errors import readable_errors
+from ndpp_dense.cli.install_detectron2.install import REQUIRES, VERSION, InstallError, check_hash, download, unpack
+from ndpp_dense.cli.install_detectron2.port import edit_tree
+from ndpp_dense.cli.install_detectron2.wheel import write_wheel
+from ndpp_dense.cli.output import say
 
 PYTHON = "3.12"
 GLIBC = (28, 27, 24, 17)  # pip matches these exactly
@@ -44,28 +47,29 @@ STANDS_IN = ("opencv-python",)
 LARGEST_KIT, LARGEST_ALL = 28, 60  # MiB: of the kit, and with the files that git tracks
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Collect, check and say how large the kit is; returns the exit code."""
+def main(argv: list[str] | None = None) -> None:
+    """Collect, check and say how large the kit is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / ".whl", metavar="FOLDER", help="default: .whl")
+    parser.add_argument("--traceback", action="store_true", help="show where an error arose")
     args = parser.parse_args(argv)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder)
-            collect(made)
-            check(made)
-            args.output.mkdir(parents=True, exist_ok=True)
-            for old in args.output.glob("*.whl"):  # two versions of a package would stop an installation
-                old.unlink()
-            for wheel in sorted(made.glob("*.whl")):
-                shutil.move(wheel, args.output)
-    except (InstallError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    with readable_errors(args.traceback), tempfile.TemporaryDirectory() as folder:
+        made = Path(folder)
+        collect(made)
+        check(made)
+        replace(made, args.output)
     kit, tracked = sizes(args.output)
-    say(f"{len(list(args.output.glob('*.whl')))} wheels in {args.output.name}: {kit:.1f} MiB; with the files that git "
-        f"tracks {kit + tracked:.1f} MiB")  # fmt: skip
-    return 0
+    number, together = len(list(args.output.glob("*.whl"))), kit + tracked
+    say(f"{number} wheels in {args.output.name}: {kit:.1f} MiB; with the files that git tracks {together:.1f} MiB")
+
+
+def replace(made: Path, output: Path) -> None:
+    """Puts wheels in the place of those of before: two versions of a package would stop an installation."""
+    output.mkdir(parents=True, exist_ok=True)
+    for old in output.glob("*.whl"):
+        old.unlink()
+    for wheel in sorted(made.glob("*.whl")):
+        shutil.move(wheel, output)
 
 
 def collect(folder: Path) -> None:
@@ -144,4 +148,4 @@ def sizes(folder: Path) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

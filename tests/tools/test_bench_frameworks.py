@@ -2,6 +2,7 @@ import pytest
 import torch
 from bench import collectives as bench_collectives
 from bench import frameworks as bench_frameworks
+from bench import pictures as bench_pictures
 from bench.case import Settings
 from bench.peers import UnfoldNDConv2d
 from torch import nn
@@ -24,7 +25,7 @@ def test_detectors_differ_in_their_norms_alone_and_train():
     assert _count(white, (nn.GroupNorm, nn.BatchNorm2d)) == 0
     names = [{name for name, _ in model.named_parameters() if name.endswith("weight")} for model in (group, white)]
     assert {name for name in names[0] - names[1] if ".norm." not in name} == set()
-    bench_frameworks._detector_step("FrozenBN", 1, 64, 64, Settings())()
+    bench_frameworks.detector_step("FrozenBN", 1, 64, 64, Settings())()
 
 
 @pytest.mark.mmseg
@@ -35,7 +36,7 @@ def test_segmentors_differ_in_their_norms_alone_and_train():
     assert norms > 53
     assert _count(white, (nn.GroupNorm, nn.modules.batchnorm._NormBase)) == 0
     assert _count(white, NDLayer) == norms
-    bench_frameworks._segmentor_step("BN", 2, 32, 32, Settings())()
+    bench_frameworks.segmentor_step("BN", 2, 32, 32, Settings())()
 
 
 @pytest.mark.slow
@@ -53,14 +54,14 @@ def test_heads_have_the_same_regions_whatever_the_network_proposes():
     from detectron2.structures import pairwise_iou
 
     torch.manual_seed(0)
-    picture = bench_frameworks._picture(96, 128)
-    boxes = bench_frameworks._boxes(picture["instances"])
+    picture = bench_pictures.picture(96, 128)
+    boxes = bench_pictures.boxes_about(picture["instances"])
     overlaps = pairwise_iou(picture["instances"].gt_boxes, type(picture["instances"].gt_boxes)(boxes))
     assert len(boxes) == 1000
     assert 96 <= int((overlaps.amax(0) >= 0.5).sum()) <= 250
     for label in ("GN", "ND++ fast"):
         model = bench_frameworks._detector(label, Settings()).eval()
-        bench_frameworks._fix_proposals(model, [boxes])
+        bench_pictures.fix_proposals(model, [boxes])
         images = model.preprocess_image([picture])
         proposals, _ = model.proposal_generator(images, model.backbone(images.tensor))
         assert torch.equal(proposals[0].proposal_boxes.tensor, boxes)

@@ -15,10 +15,12 @@ from bench import peers as bench_peers
 from bench import report as bench_report
 from bench import solver as bench_solver
 from bench import suites as bench_suites
+from bench import tables as bench_tables
 from bench.case import Case, Settings, Suite
+from bench.measure import case_records, measure_case
 from bench.memory import memory_step
 from bench.profile import PARTS, profile
-from bench.timing import interleave, measure_case, seconds, summarise
+from bench.timing import interleave, seconds, summarise
 from PIL import Image
 from torch import nn
 
@@ -65,16 +67,51 @@ def test_ratios_are_of_the_same_round():
     assert found["noisy"]["ratio_quartiles"] == [0.875, 4]
 
 
-def test_a_peer_that_is_not_available_is_named_and_the_baseline_must_be():
-    def missing():
-        raise ImportError("no such thing\nmore")
+def _missing():
+    raise ImportError("no such thing\nmore")
 
-    case = Case("size", {"here": lambda: lambda: None, "away": missing})
-    outcome = measure_case(case, Settings(rounds=1), seconds, lambda label: None)
-    assert list(outcome.values) == ["here"]
-    assert outcome.skipped == {"away": "ImportError: no such thing"}
-    with pytest.raises(RuntimeError, match="no baseline: ImportError"):
-        measure_case(Case("size", {"away": missing}), Settings(), seconds, lambda label: None)
+
+def _fails_later():
+    calls = iter([None])
+    return lambda: next(calls)
+
+
+def _nan():
+    return lambda: torch.tensor(float("nan"))
+
+
+def test_a_peer_that_fails_is_named_and_the_others_are_measured():
+    peers = {"away": _missing, "here": lambda: lambda: None, "later": _fails_later, "nan": _nan}
+    outcome = measure_case(Case("size", peers), Settings(rounds=2), seconds, lambda label: None)
+    assert {label: len(values) for label, values in outcome.values.items()} == {"here": 2, "nan": 2}
+    assert outcome.skipped == {"away": "ImportError: no such thing", "later": "StopIteration: no message"}
+    assert outcome.notes == {"nan": "its result is not finite"}
+    (record,) = case_records(Case("size", {"away": _missing}), Settings(), lambda label: None)
+    assert (record["peers"], record["rounds"]) == ({}, 0)
+
+
+def test_a_known_culprit_is_not_built_and_every_peer_is_told_of_before():
+    begun = []
+    peers = {"bad": lambda: pytest.fail("built"), "good": lambda: lambda: None}
+    outcome = measure_case(Case("", peers), Settings(rounds=1), seconds, str, begun.append, {"bad": "it hung"})
+    assert outcome.skipped == {"bad": "it hung"}
+    assert begun == ["good", ""]
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+def test_peaks_are_a_case_of_their_own(rehearse):
+    def keeps(megabytes):
+        def step():
+            torch.zeros(int(megabytes * 250_000)).sum()
+
+        return lambda: step
+
+    case = Case("size", {"small": keeps(1), "large": keeps(3)}, peak=True)
+    times, peaks = case_records(case, Settings(rounds=1, warmup=0, rehearse=rehearse), str)
+    assert list(times["peers"]) == ["small", "large"]
+    assert (peaks["name"], peaks["unit"]) == ("peak memory, size", "MB")
+    assert peaks["peers"]["large"]["median"] == pytest.approx(3, abs=0.1)
+    assert peaks["peers"]["large"]["ratio"] == pytest.approx(3, abs=0.1)
 
 
 def test_iternorm_whitens():
@@ -199,7 +236,7 @@ def test_the_layer_suite_leaves_json_and_figure_and_the_page_is_made_from_them(t
     assert f"| ND++ paper | {paper['ratio']:.3f} (" in text
     assert f"| BN | {case['peers']['BN']['median']:.4g} s |" in text
     assert "![Training step of one convolution with its norm](results/bench/layer_cpu_1t_quick.png)" in text
-    assert missing == [name for name in bench_suites.SUITES if name != "layer"]
+    assert missing == [*(name for name in bench_suites.SUITES if name != "layer"), "gpu"]
     assert "<!-- bench:detector -->\nnot measured\n<!-- /bench:detector -->" in text
     bench_report.update_page(bench_suites.SUITES, page, records)
     assert page.read_text() == text
@@ -208,23 +245,28 @@ def test_the_layer_suite_leaves_json_and_figure_and_the_page_is_made_from_them(t
 
 
 def test_skipped_peers_and_parts_stand_on_the_page():
-    record = {"cases": [{"skipped": {"SyncBN": "no"}}], "profile_case": "batch 1", "profile": {}}
-    assert bench_report._skipped(record) == ["Not measured:\n\n- SyncBN: no"]
-    record["profile"] = {"ND++ fast": {"moments": 1.0, "collective": None, "backward": 3.0}}
-    assert bench_report._profile_table(record)[0].splitlines()[-1] == "| ND++ fast | 4 | 25% | not measured | 75% |"
+    case = {"name": "8", "skipped": {"SyncBN": "no"}, "notes": {"GN": "odd"}}
+    lost = {"name": "9", "skipped": {}, "failed": "it hung"}
+    made = bench_tables.remarks({"cases": [case, lost]})
+    assert made == ["Not measured, or with a remark:\n\n- 9: it hung\n- GN (8): odd\n- SyncBN (8): no"]
+    profile = {"ND++ fast": {"moments": 1.0, "collective": None, "backward": 3.0}}
+    table = bench_tables.profile_table({"profile_case": "batch 1", "profile": profile})
+    assert table.splitlines()[-1] == "| ND++ fast | 4 | 25% | not measured | 75% |"
 
 
 def test_exact_values_stand_with_their_ratio():
     peers = {"BN": [2.0], "ND++": [5.0]}
     case = {"name": "8", "unit": "MB", "peers": summarise(peers)}
-    made = bench_report.result_tables({"says": "Peak", "cases": [case]})[0].splitlines()
+    made = bench_tables.result_tables({"says": "Peak", "cases": [case]})[0].splitlines()
     assert made[0] == "| Peak: value (ratio) | 8 |"
     assert made[2:] == ["| BN | 2 MB |", "| ND++ | 5 (2.500) |"]
 
 
 def test_every_suite_has_its_place_on_the_page():
     text = bench_report.PAGE.read_text(encoding="utf-8")
-    assert all(f"<!-- bench:{name} -->" in text and f"<!-- /bench:{name} -->" in text for name in bench_suites.SUITES)
+    assert all(
+        f"<!-- bench:{name} -->" in text and f"<!-- /bench:{name} -->" in text for name in [*bench_suites.SUITES, "gpu"]
+    )
 
 
 def test_solver_cases_are_of_real_covariances_and_name_what_they_measure():

@@ -28,6 +28,7 @@ class Settings:
         channels_last: Whether images and weights are laid out so.
         graph: Whether to replay steps as CUDA graphs.
         profile: Whether to time the parts of ND++'s training step too.
+        rehearse: Tiny sizes, of what else is measured on a GPU.
         images: Folder of the photographs that solvers are measured on; None generates street scenes.
     """
 
@@ -41,6 +42,7 @@ class Settings:
     channels_last: bool = False
     graph: bool = False
     profile: bool = False
+    rehearse: bool = False
     images: Path | None = None
 
     def autocast(self) -> contextlib.AbstractContextManager:
@@ -63,6 +65,7 @@ class Case:
         unit: Of what is measured.
         measure: Maps a step to its value; None takes the device's clock.
         exact: Whether every round would give the same, so that one is enough.
+        peak: Whether the peak of memory is taken too.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Case:
     unit: str = "s"
     measure: Measure | None = None
     exact: bool = False
+    peak: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,12 +98,13 @@ class Suite:
 def training_step(model: nn.Module, x: Tensor, settings: Settings) -> Step:
     """Forward and backward; the optimizer's step, alike for all peers, is left out."""
 
-    def step() -> None:
+    def step() -> Tensor:
         with settings.autocast():
             loss = model(x).float().square().mean()
         loss.backward()
         model.zero_grad(set_to_none=True)
         x.grad = None
+        return loss.detach()
 
     return step
 
@@ -108,9 +113,9 @@ def inference_step(model: nn.Module, x: Tensor, settings: Settings) -> Step:
     """Forward in evaluation mode, without gradients."""
     model.eval()
 
-    def step() -> None:
+    def step() -> Tensor:
         with torch.inference_mode(), settings.autocast():
-            model(x)
+            return model(x)
 
     return step
 

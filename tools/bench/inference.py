@@ -10,6 +10,15 @@ from bench.case import Case, Settings, Step, batches, images, inference_step
 from bench.peers import fold_batch_norms, whitened
 from ndpp_dense import WhiteningConfig, create_backbone, fold_ndpp
 
+MAKERS: dict[str, Callable[[str], nn.Module]] = {  # of a backbone by its name
+    "BN folded": lambda name: fold_batch_norms(create_backbone(name)),
+    "BN": create_backbone,
+    "ND++ folded": lambda name: fold_ndpp(whitened(create_backbone(name), "fast")),
+    "ND++ converted": lambda name: whitened(create_backbone(name), "fast"),
+    "ND++ folded, no local scale": lambda name: fold_ndpp(
+        create_backbone(name, ndpp=WhiteningConfig(local_scale="none"))
+    ),
+}
 POOLING = ("resnet50", "resnet50_max", "resnet50_hybrid", "resnet50_deform_max")
 
 
@@ -36,25 +45,16 @@ def pooling_cases(settings: Settings) -> list[Case]:
 
 def inference_cases(settings: Settings) -> list[Case]:
     """Inference of ResNet-50: folded and not."""
-    makers: dict[str, Callable[[], nn.Module]] = {
-        "BN folded": lambda: fold_batch_norms(create_backbone("resnet50")),
-        "BN": lambda: create_backbone("resnet50"),
-        "ND++ folded": lambda: fold_ndpp(whitened(create_backbone("resnet50"), "fast")),
-        "ND++ converted": lambda: whitened(create_backbone("resnet50"), "fast"),
-        "ND++ folded, no local scale": lambda: fold_ndpp(
-            create_backbone("resnet50", ndpp=WhiteningConfig(local_scale="none"))
-        ),
-    }
 
     def build(name: str, batch: int, compiled: bool) -> Step:
-        model = settings.place(makers[name]())
+        model = settings.place(MAKERS[name]("resnet50"))
         x = images(batch, 224, settings)
         return inference_step(torch.compile(model) if compiled else model, x, settings)  # type: ignore[arg-type]
 
     return [
         Case(
             f"batch {batch}, 224 px, {'compiled' if compiled else 'eager'}",
-            {name: partial(build, name, batch, compiled) for name in makers},
+            {name: partial(build, name, batch, compiled) for name in MAKERS},
         )
         for compiled in ([False] if settings.quick else [False, True])
         for batch in ([1] if settings.quick else batches(settings))

@@ -74,15 +74,25 @@ def _one_step(model: nn.Module, x: torch.Tensor, settings: Settings) -> dict[str
 def timed_parts(settings: Settings) -> Iterator[dict[str, float]]:
     """Adds up the seconds that the functions of each part take inside the block."""
     spent: dict[str, float] = defaultdict(float)
+
+    def timed(call: Callable[..., Any], part: str) -> Callable[..., Any]:
+        spent[part] += 0.0
+        return _timed(call, part, spent, settings)
+
+    with wrapped_parts(timed):
+        yield spent
+
+
+@contextlib.contextmanager
+def wrapped_parts(wrap: Callable[[Callable[..., Any], str], Callable[..., Any]]) -> Iterator[None]:
+    """Puts ``wrap(function, part)`` in the place of every function of the parts that is there, inside the block."""
     with contextlib.ExitStack() as patches:
         for part, places in PARTS.items():
             for place in places:
                 owner, name = _owner(place)
                 if hasattr(owner, name):
-                    spent[part] += 0.0
-                    timed = _timed(getattr(owner, name), part, spent, settings)
-                    patches.enter_context(mock.patch.object(owner, name, timed))
-        yield spent
+                    patches.enter_context(mock.patch.object(owner, name, wrap(getattr(owner, name), part)))
+        yield
 
 
 def _owner(place: str) -> tuple[Any, str]:

@@ -35,7 +35,7 @@ def frozen_norm(channels: int) -> nn.Module:
     return FrozenBatchNorm2d(channels)
 
 
-METHODS: dict[str, Callable[[nn.Module], nn.Module]] = {
+METHODS: dict[str, Callable[..., nn.Module]] = {
     "BN": lambda model: model,
     "SyncBN": nn.SyncBatchNorm.convert_sync_batchnorm,
     "FrozenBN": partial(replace_norms, make=frozen_norm),

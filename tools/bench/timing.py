@@ -7,29 +7,13 @@ more than their seconds. Warm-up rounds are dropped; what is kept is summed up b
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from bench.case import Case, Measure, Settings, Step
+from bench.case import Measure, Settings, Step
 
 LEAST_ROUNDS = 3
-# What a peer may lack on a machine without the comparison being at fault.
-UNAVAILABLE = (ImportError, NotImplementedError, torch.OutOfMemoryError)
-
-
-@dataclass
-class Outcome:
-    """What was measured.
-
-    Attributes:
-        values: By label, one a round.
-        skipped: Why the other labels have none.
-    """
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def seconds(step: Step) -> float:
@@ -55,58 +39,42 @@ def timer(settings: Settings) -> Measure:
     return cuda_seconds if settings.device == "cuda" else seconds
 
 
-def graphed(step: Step) -> Step:
-    """Captures a step as a CUDA graph; what is returned replays it.
+def needs_gpu() -> None:
+    """Says that a CUDA graph cannot be had here.
 
     Raises:
-        NotImplementedError: The step waits for the device, or copies from the host, and cannot be captured.
+        NotImplementedError: There is no GPU.
     """
+    if not torch.cuda.is_available():
+        raise NotImplementedError("no CUDA graph: torch sees no GPU")
+
+
+def graphed(step: Step, pool: Any = None) -> Step:
+    """Captures a step as a CUDA graph; what is returned replays it.
+
+    Args:
+        step: Leaves nothing behind that the next replay of another graph may not write over.
+        pool: Of memory, to share with other graphs that are not replayed at the same time.
+
+    Raises:
+        NotImplementedError: There is no GPU, or the step waits for it or copies from the host and cannot be captured.
+    """
+    needs_gpu()
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # capture wants lazily made state to be there, and no work on the default stream
         for _ in range(3):
             step()
     torch.cuda.current_stream().wait_stream(stream)
+    torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        # Threads that watch over collectives ask the device for its state meanwhile.
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
             step()
     except RuntimeError as error:
         raise NotImplementedError(f"no CUDA graph: {error}") from error
     return graph.replay
-
-
-def measure_case(case: Case, settings: Settings, measure: Measure, tick: Callable[[str], object]) -> Outcome:
-    """Builds the peers of a case, runs each once to warm up, and measures them.
-
-    Args:
-        case: What to measure; an exact one needs no first run.
-        settings: Rounds and budget, of this case.
-        measure: Maps a step to its value.
-        tick: Called with the label after every step.
-
-    Raises:
-        RuntimeError: The baseline is not available.
-    """
-    outcome, steps = Outcome(), {}
-    start = time.monotonic()
-    for label, build in case.peers.items():
-        torch.manual_seed(0)
-        try:
-            steps[label] = build()
-            if not case.exact:
-                steps[label]()
-            if settings.graph:
-                steps[label] = graphed(steps[label])
-        except UNAVAILABLE as error:
-            outcome.skipped[label] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-            steps.pop(label, None)
-        tick(label)
-    if next(iter(case.peers)) not in steps:
-        raise RuntimeError(f"{case.name}: no baseline: {outcome.skipped[next(iter(case.peers))]}")
-    left = settings.budget - (time.monotonic() - start)
-    outcome.values = interleave(steps, measure, settings.rounds, settings.warmup, left, tick)
-    return outcome
 
 
 def interleave(
