@@ -11,7 +11,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from ndpp_dense.conversion.module_surgery import carry_hooks, carry_over, extra_state, replace_modules
 from ndpp_dense.conversion.norm_pairs import find_partner, linear_kind
-from ndpp_dense.conversion.others import other_layers, use_no_fused_kernels
+from ndpp_dense.conversion.others import other_layers, use_no_fused_kernels, work_on_copies
 from ndpp_dense.conversion.probe import is_norm, is_plain_norm, runs_as_plain
 from ndpp_dense.conversion.report import ConversionReport, LayerRecord
 from ndpp_dense.conversion.rules import LINEAR_TYPES, Rule, RuleBook
@@ -66,6 +66,7 @@ def convert_to_ndpp(
     report = ConversionReport([records[module] for module in model.modules() if module in records])
     replace_modules(model, replacements)
     use_no_fused_kernels(model)
+    work_on_copies(model)
     if any(not layer.whitening.schedule.fresh for _, layer in nd_layers(model)):
         watch_steps(model)
     return report

@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from ndpp_dense.conversion.report import LayerRecord
 from ndpp_dense.layers.base import NDLayer
 
-__all__ = ["other_layers", "use_no_fused_kernels"]
+__all__ = ["other_layers", "use_no_fused_kernels", "work_on_copies"]
 
 _LINEAR_MAPS = (_ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 
@@ -58,6 +58,17 @@ def use_no_fused_kernels(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoder) and _holds_converted(module):
             module.use_nested_tensor = False  # for the fused kernel alone
+
+
+def work_on_copies(model: nn.Module) -> None:
+    """Lets activations make new tensors that worked in place.
+
+    Where a norm has gone, an activation would write over the output of the layer before, which a shortcut, a
+    concatenation or a hook may hold too. Nothing keeps that output for backward: a copy costs no memory then.
+    """
+    for module in model.modules():
+        if not isinstance(module, torch.jit.ScriptModule) and getattr(module, "inplace", None) is True:
+            module.inplace = False  # type: ignore[assignment]
 
 
 def _holds_converted(module: nn.Module) -> bool:

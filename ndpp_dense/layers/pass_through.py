@@ -26,9 +26,10 @@ def remember_output(layer: nn.Module, y: Tensor) -> Tensor:
 class PassThrough(nn.Identity):
     """Hands its input on, as it is where the layer before has just made it, else as a copy.
 
-    Nobody else needs the output of the layer that the norm followed: an in-place activation may have it. Anything else,
-    above all the input of a pre-activation block, is copied, which costs what the norm's output did. A compiler drops
-    copies that nobody needs.
+    Conversion keeps activation modules from working in place; this is for functional ones such as ``F.relu_``. They
+    may have the output of the layer that the norm followed. Anything else, above all the input of a pre-activation
+    block, is copied, which costs what the norm's output did. A compiler drops copies that nobody needs. What is not
+    seen: a *functional* in-place activation on the output of a layer that is used beside its norm too.
 
     Args:
         source: The layer whose output the norm took; None if it is not known.

@@ -111,15 +111,18 @@ class _Hashed:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.hash = hashlib.sha256()
-        self.error: OSError | None = None
+        self.error: OSError | KeyboardInterrupt | None = None
         self._tail = b""
 
     def write(self, data: Any) -> int:
         try:
-            count = self._file.write(data)
-        except OSError as error:
+            return self._write(data)
+        except (OSError, KeyboardInterrupt) as error:
             self.error = self.error or error
             raise
+
+    def _write(self, data: Any) -> int:
+        count = self._file.write(data)
         # The last bytes are hashed at the end: the length of the comment is among them.
         view = memoryview(data).cast("B")
         if len(view) < _END_SIZE:

@@ -102,7 +102,7 @@ def test_pre_activation_networks_of_timm(name):
 
 
 def test_a_layer_whose_output_the_norm_alone_gets_is_not_copied():
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     convert_to_ndpp(model, PLAIN)
     made = []
     model[0].register_forward_hook(lambda module, args, y: made.append(y))
@@ -113,6 +113,28 @@ def test_a_layer_whose_output_the_norm_alone_gets_is_not_copied():
     assert type(folded[1]) is nn.Identity
     copied = copy.deepcopy(model)
     torch.testing.assert_close(copied(torch.ones(1, 3, 2, 2)), model(torch.ones(1, 3, 2, 2)))
+
+
+class Reused(nn.Module):
+    """The output of a layer goes into its norm, and beside it somewhere else."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.kept = kind, []
+        self.stem, self.bn, self.relu = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        self.conv = nn.Conv2d(4, 4, 1)
+        if kind == "carried by the norm":
+            self.bn, self.relu = timm.layers.BatchNormAct2d(4), nn.Identity()
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.conv(self.relu(self.bn(x)))
+        return torch.cat([x, y], 1) if self.kind == "concatenated" else x + y
+
+
+@pytest.mark.parametrize("kind", ["added", "concatenated", "carried by the norm"])
+def test_the_output_of_a_layer_beside_its_norm_is_not_written_over(kind):
+    check(nn.Sequential(Reused(kind)), torch.randn(2, 3, 5, 5))
 
 
 @pytest.mark.parametrize("gradients", [True, False])

@@ -103,6 +103,23 @@ def test_a_full_disk_is_named_and_leaves_the_former_file(file, monkeypatch):
     assert [path.name for path in file.parent.iterdir()] == ["last.pth"]
 
 
+@pytest.mark.parametrize("place", ["open file", "hash"])
+def test_an_interrupt_is_not_hidden_by_the_writer_that_it_stops(file, monkeypatch, place):
+    """torch's writer of zip files complains of half a file when it is left early."""
+
+    class Interrupted(seal._Hashed):
+        def _write(self, data):
+            if place == "hash":
+                super()._write(data)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(seal, "_Hashed", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_sealed(file, lambda stream: torch.save({"w": torch.ones(9)}, stream), FACTS)
+    assert torch.equal(torch.load(file)["model"]["w"], STATE["model"]["w"])
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
 def test_what_a_killed_process_left_goes_with_the_next_write(file):
     (file.parent / ".last.pth-k1lled").mkdir()
     (file.parent / ".other.pth-k1lled").mkdir()
