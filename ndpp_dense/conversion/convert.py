@@ -45,6 +45,12 @@ def convert_to_ndpp(
     Raises:
         ValueError: Nothing was converted, the model is itself a linear layer, or a rule is invalid or matches nothing.
     """
+    if not isinstance(model, nn.Module) or not isinstance(config, WhiteningConfig | None):
+        wrong, wanted = (config, "a WhiteningConfig") if isinstance(model, nn.Module) else (model, "a module")
+        raise ValueError(
+            f"convert_to_ndpp takes {wanted}, not {wrong!r:.60}. For example: convert_to_ndpp(model, "
+            'WhiteningConfig.fast("coco")).'
+        )
     book = RuleBook(config or WhiteningConfig.fast("imagenet"), rules)
     if linear_kind(model) is not None:
         raise ValueError(

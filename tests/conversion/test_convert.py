@@ -204,6 +204,18 @@ def test_detectron2_style_layers_lose_their_norm_and_keep_their_activation():
     torch.testing.assert_close(model.eval()(x), nn.functional.conv2d(x, conv.weight).relu())
 
 
+@pytest.mark.parametrize("config", ["fast", {"eps": 1.0}, WhiteningConfig])
+def test_another_configuration_is_refused_with_an_example(config):
+    with pytest.raises(ValueError, match=r"takes a WhiteningConfig, not .* For example"):
+        convert_to_ndpp(nn.Sequential(nn.Linear(3, 3)), config)
+
+
+@pytest.mark.parametrize("model", [nn.Linear, {"a": 1}])
+def test_another_model_is_refused_with_an_example(model):
+    with pytest.raises(ValueError, match=r"takes a module, not .* For example"):
+        convert_to_ndpp(model)
+
+
 @pytest.mark.parametrize("make", [lambda: nn.Linear(3, 3), lambda: nn.Conv2d(3, 3, 1)])
 def test_a_lone_layer_is_refused(make):
     with pytest.raises(ValueError, match="lone .* cannot be replaced in place: use NDLinear.from_linear"):
