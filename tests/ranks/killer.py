@@ -58,17 +58,17 @@ def ended(pid, block=False):
 
 def kill(tool, folder, pid, delay, saving):
     """Kill it after some seconds, or in the next save after them; returns the moment in words, None if it had ended."""
-    began = time.monotonic()
+    began, old = time.monotonic(), set(folder.glob(TOOLS[tool][3]))  # what killed runs have left
     while time.monotonic() - began < delay:
         if ended(pid) is not None:
             return None
         time.sleep(0.01)
-    while saving and not any(folder.glob(TOOLS[tool][3])):
+    while saving and not set(folder.glob(TOOLS[tool][3])) - old:
         if ended(pid) is not None:
             return None
     os.kill(pid, signal.SIGKILL)
     ended(pid, block=True)
-    left = [path.name for path in folder.glob(TOOLS[tool][3])]
+    left = [path.name for path in folder.glob(TOOLS[tool][3]) if path not in old]
     return f"after {time.monotonic() - began:.2f} s{f', while it wrote {left[0]}' if left else ''}"
 
 
