@@ -7,6 +7,7 @@ EXTRAS    := detectron2,mmseg,pretrain,dev
 PACKAGES  := $(VENV)/.packages
 DETECTRON := $(VENV)/.detectron2
 INSTALLER := $(wildcard ndpp_dense/cli/install_detectron2/*.py)
+TESTS     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -39,11 +40,11 @@ demo: env  ## train the small Mask R-CNN with ND++ on generated data
 demo-seg: env  ## train the small DeepLabv3 with ND++ on generated streets
 	$(BIN)/ndpp train-seg --config deeplabv3_ndpp_demo
 
-test: env  ## run the default tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: env  ## run the default tests, a process a core
+	$(TESTS)
 
 test-all: env  ## run the slow tests too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu'
+	$(TESTS) -m 'not gpu'
 
 lint: env  ## ruff check, ruff format --check, pyright
 	$(BIN)/ruff check
