@@ -17,7 +17,7 @@ __all__ = ["Guard", "readable_errors", "shows_tracebacks", "user_message"]
 _USER_ERRORS = (ValueError, FloatingPointError, OSError, ImportError)
 # What libraries raise for files and machines, by name, since importing them takes long; and what to do about it.
 _DAMAGED = "The file is damaged or of another kind: copy or download it again, or name another."
-_OUT_OF_MEMORY = "Take a smaller batch, more portions of it (accumulation), smaller images or mixed precision."
+_OUT_OF_MEMORY = "Take a smaller batch, more micro-batches of it (accumulation), smaller images or mixed precision."
 _LIBRARY_ERRORS = {
     "builtins.EOFError": _DAMAGED,
     "builtins.MemoryError": _OUT_OF_MEMORY,

@@ -57,8 +57,8 @@ class PretrainConfig:
         smoothing: Label smoothing.
         workers: Loader processes of every rank; 0 loads in the training process.
         epochs: Length of the run, warm-up included.
-        batch_size: Images of an optimizer step, over all ranks and portions.
-        accumulation: Portions in which a rank takes its share of the batch.
+        batch_size: Images of an optimizer step, over all ranks and micro-batches.
+        accumulation: Micro-batches in which a rank takes its share of the batch.
         optimizer: A name of timm's optimizers: ``"momentum"``, ``"sgd"`` (with Nesterov momentum), ``"adamw"``, ...
         lr: Highest learning rate.
         momentum: Of optimizers that have it.
@@ -190,7 +190,7 @@ def _choice_faults(config: PretrainConfig) -> Iterator[str]:
 
 def _contradictions(config: PretrainConfig) -> Iterator[str]:
     if config.batch_size % config.accumulation:
-        yield f"batch_size = {config.batch_size} does not split into accumulation = {config.accumulation} portions"
+        yield f"batch_size = {config.batch_size} does not split into accumulation = {config.accumulation} micro-batches"
     if config.warmup_epochs >= config.epochs and config.warmup_epochs:
         yield f"warmup_epochs = {config.warmup_epochs} leaves nothing of epochs = {config.epochs}"
     if config.optimizer in ("sgd", "nesterov") and config.momentum == 0:

@@ -65,7 +65,7 @@ class Pretrainer:
         self._last_is_sound = True
         self._held: dict[str, Any] = {}  # settings that a checkpoint has decided
         stream = self._stream(config.seed, 0)
-        self._portion_size = stream.portion_size
+        self._micro_batch_size = stream.micro_batch_size
         random_seed(config.seed)  # equal weights on all ranks
         network = to_device(build_network(config, len(train.classes)), config, device)
         self.state = TrainingState(
@@ -124,8 +124,8 @@ class Pretrainer:
         with Progress(self.total, state.done, config.batch_size, is_main(), config.log_every) as progress:
             while state.done < self.total:
                 lr, last = state.lr, self.output / checkpoint.LAST
-                portions = [next(batches) for _ in range(config.accumulation)]
-                state.advance(state.step(portions, state.done, str(last) if last.exists() else None))
+                micro_batches = [next(batches) for _ in range(config.accumulation)]
+                state.advance(state.step(micro_batches, state.done, str(last) if last.exists() else None))
                 progress.step((state.done - 1) // state.steps_per_epoch + 1, state.epoch_loss, lr)
                 if state.done % state.steps_per_epoch == 0:
                     self._end_epoch(state.done // state.steps_per_epoch, lr)
@@ -140,7 +140,7 @@ class Pretrainer:
     def evaluate(self) -> dict[str, float]:
         """Evaluates the deployed weights as they are; see :func:`ndpp_dense.pretrain.evaluation.evaluate`."""
         shard = ValidationShard(self._val, rank(), world_size())
-        batches = validation_batches(shard, self.config, self.device, self._portion_size)
+        batches = validation_batches(shard, self.config, self.device, self._micro_batch_size)
         return evaluate(self.state.deployed, batches, self.config, self.device)
 
     def _end_epoch(self, epoch: int, lr: float) -> None:

@@ -91,7 +91,7 @@ def add_trainer_config(cfg: CfgNode) -> None:
     """
     # Mixed precision type, used when SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16" (with it).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
-    # SOLVER.IMS_PER_BATCH images make one optimizer step; they pass through the model in this many portions.
+    # SOLVER.IMS_PER_BATCH images make one optimizer step; they pass through the model in this many micro-batches.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Let DistributedDataParallel search for parameters that took no part in the loss. Costs a little time.
     cfg.SOLVER.FIND_UNUSED_PARAMETERS = False

@@ -110,18 +110,18 @@ class NDTrainer(TrainerBase):
         return self.results
 
     def run_step(self) -> None:
-        """Make one optimizer step from ``SOLVER.ACCUMULATION_STEPS`` portions of the batch."""
-        portions, data_time = self._load_portions()
+        """Make one optimizer step from ``SOLVER.ACCUMULATION_STEPS`` micro-batches of the batch."""
+        micro_batches, data_time = self._load_micro_batches()
         rng = get_rng_state()
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            losses = self._accumulate_gradients(portions)
+            losses = self._accumulate_gradients(micro_batches)
         except FloatingPointError as error:  # Detectron2 found non-finite proposals, maybe on this rank only
-            raise self._divergence(str(error), portions, rng, alone=comm.get_world_size() > 1) from error
+            raise self._divergence(str(error), micro_batches, rng, alone=comm.get_world_size() > 1) from error
         losses, self.stop_agreed = _mean_over_ranks(losses)
         if not all(math.isfinite(value) for value in losses.values()):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            raise self._divergence(f"the losses are {shown}", portions, rng, alone=False)
+            raise self._divergence(f"the losses are {shown}", micro_batches, rng, alone=False)
         self._check_all_took_part()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -166,28 +166,30 @@ class NDTrainer(TrainerBase):
             "portions": self.cfg.SOLVER.ACCUMULATION_STEPS,
         }
 
-    def _load_portions(self) -> tuple[list[list[dict]], float]:
-        """Take the next portions of data; returns them and the seconds it took."""
+    def _load_micro_batches(self) -> tuple[list[list[dict]], float]:
+        """Take the next micro-batches of data; returns them and the seconds it took."""
         start = time.perf_counter()
         steps = self.cfg.SOLVER.ACCUMULATION_STEPS
         if self._batches is None:
             self._batches = self.data.batches(self.data_seed, skip=self.start_iter * steps)
         return [next(self._batches) for _ in range(steps)], time.perf_counter() - start
 
-    def _accumulate_gradients(self, portions: list[list[dict]]) -> dict[str, torch.Tensor]:
-        """Add up the gradients of all portions; returns the mean of each loss, detached."""
+    def _accumulate_gradients(self, micro_batches: list[list[dict]]) -> dict[str, torch.Tensor]:
+        """Add up the gradients of all micro-batches; returns the mean of each loss, detached."""
         sums: dict[str, torch.Tensor] = {}
-        statistics = micro_batches_of_step(self.net, len(portions), lambda: self._forward(self.net, sum(portions, [])))
-        for index, batch in enumerate(portions):
+        statistics = micro_batches_of_step(
+            self.net, len(micro_batches), lambda: self._forward(self.net, sum(micro_batches, []))
+        )
+        for index, batch in enumerate(micro_batches):
             with statistics[index], contextlib.ExitStack() as stack:
-                if index < len(portions) - 1 and isinstance(self.model, DistributedDataParallel):
+                if index < len(micro_batches) - 1 and isinstance(self.model, DistributedDataParallel):
                     stack.enter_context(self.model.no_sync())  # gradients are exchanged once a step
                 losses = self._forward(self.model, batch)
                 if self.region_mean is not None:
                     losses = self.region_mean.weigh(losses)
-                self.scaler.scale(torch.stack(list(losses.values())).sum() / len(portions)).backward()
+                self.scaler.scale(torch.stack(list(losses.values())).sum() / len(micro_batches)).backward()
             for name, loss in losses.items():
-                sums[name] = sums.get(name, 0) + loss.detach().float() / len(portions)
+                sums[name] = sums.get(name, 0) + loss.detach().float() / len(micro_batches)
         return sums
 
     def _forward(self, model: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
@@ -208,11 +210,11 @@ class NDTrainer(TrainerBase):
                 "Remove them or set SOLVER.FIND_UNUSED_PARAMETERS True."
             )
 
-    def _divergence(self, cause: str, portions: list, rng: dict[str, Any], *, alone: bool) -> FloatingPointError:
+    def _divergence(self, cause: str, micro_batches: list, rng: dict[str, Any], *, alone: bool) -> FloatingPointError:
         """Repeat the step to find the layer where it went wrong, and describe it."""
         set_rng_state(rng)
         layer = first_nonfinite_layer(
-            self.net, lambda: [self._forward(self.net, batch) for batch in portions], alone=alone
+            self.net, lambda: [self._forward(self.net, batch) for batch in micro_batches], alone=alone
         )
         if not alone:  # all ranks are here: tell the same story everywhere
             layer = next((found for found in comm.all_gather(layer) if found), None)

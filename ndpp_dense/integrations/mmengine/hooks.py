@@ -73,7 +73,7 @@ class NDPPStatsHook(Hook):
 
     def __init__(self, num_batches: int = 20) -> None:
         self._num_batches = num_batches
-        self._portion = ExitStack()
+        self._micro_batch = ExitStack()
         self._stats: EvaluationStats | None = None
         self._resumed: dict[str, torch.Tensor] = {}
 
@@ -87,14 +87,16 @@ class NDPPStatsHook(Hook):
         self._resumed = {}
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Puts the run's own statistics back, and says which portion of an accumulated step comes."""
+        """Puts the run's own statistics back, and says which micro-batch of an accumulated step comes."""
         if self._stats is not None:
             self._stats.take_back()
-        self._portion.enter_context(micro_batch_of_step(plain_model(runner), *_portion_of(runner.optim_wrapper)))
+        self._micro_batch.enter_context(
+            micro_batch_of_step(plain_model(runner), *_micro_batch_of(runner.optim_wrapper))
+        )
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Prepares the statistics if a save follows."""
-        self._portion.close()
+        self._micro_batch.close()
         settle_stats(plain_model(runner))  # before an EMAHook exchanges the buffers that are meant
         if save_is_due(runner, by_epoch=False):
             self.prepare_save(runner)
@@ -252,7 +254,7 @@ def _fit_momentum(runner: Any) -> None:
     print_log(f"ND++ statistics: momentum {momentum:.4g}, for {batch} images a step", logger="current")
 
 
-def _portion_of(optimizer: Any) -> tuple[int, int]:
+def _micro_batch_of(optimizer: Any) -> tuple[int, int]:
     """Which forward pass of a step comes, and how many the step has; the last step of a run may have fewer."""
     counts, done = getattr(optimizer, "_accumulative_counts", 1), getattr(optimizer, "_inner_count", 0)
     index, end = done % counts, getattr(optimizer, "_max_counts", -1)
