@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from itertools import islice
@@ -34,6 +34,7 @@ def calibrate_ndpp(
     rules: Mapping[Any, Rule] | None = None,
     num_batches: int = 20,
     forward: Run | None = None,
+    untrained: Collection[str] = (),
 ) -> ConversionReport:
     """Converts a trained model with batch norms into an ND++ model that computes the same, to be fine-tuned.
 
@@ -70,7 +71,11 @@ def calibrate_ndpp(
         rules: Exceptions, as :func:`ndpp_dense.convert_to_ndpp` takes them. False for a norm keeps it.
         num_batches: How many to use, >= 1. Each layer needs as many rows (positions of all samples) as D has, or more.
         forward: Runs the model, which is in evaluation mode, on a batch and returns its output; ``model(batch)`` by
-            default. It must reach all layers to be converted.
+            default. It must reach all layers to be converted, and be the same at every call: a model that draws
+            proposals needs its random numbers from a seed. See :func:`ndpp_dense.calibration.training_paths` for models
+            that reach some layers in training mode only.
+        untrained: Names of layers whose weights are newly initialised, such as a head for other classes. They keep them
+            and start as ND++ layers do, with the statistics of their inputs.
 
     Returns:
         The report; it says of every norm into which layer it went, or why it stays.
@@ -89,7 +94,7 @@ def calibrate_ndpp(
         twin.eval()
         originals = {n: OriginalLayer(n, model, folds.norm_of.get(n), twin) for n, _ in nd_layers(twin)}
         _prove(twin, folds, originals, lambda: run(twin, batches[0]))
-        _fit_layers(twin, originals, batches, run)
+        _fit_layers(twin, originals, batches, run, untrained)
     report = folds.explain(convert_to_ndpp(model, config, folds.rules))
     _take_over(model, twin)
     return report
@@ -111,10 +116,18 @@ def _prove(twin: nn.Module, folds: Folds, originals: Mapping[str, OriginalLayer]
     refuse_difference(folds.before, after, folds.norm_of.values())
 
 
-def _fit_layers(twin: nn.Module, originals: Mapping[str, OriginalLayer], batches: list[Any], run: Run) -> None:
-    """Estimates the statistics of all layers and fits their parameters."""
+def _fit_layers(
+    twin: nn.Module,
+    originals: Mapping[str, OriginalLayer],
+    batches: list[Any],
+    run: Run,
+    untrained: Collection[str],
+) -> None:
+    """Estimates the statistics of all layers and fits the parameters of those that are trained."""
     scales = _estimate(twin, originals, batches, run)
     for name, layer in nd_layers(twin):
+        if name in untrained:
+            continue
         error = fit(layer, *originals[name].plain_parameters(), scales[name])
         if not error <= LARGEST_ERROR:
             raise ValueError(

@@ -60,6 +60,8 @@ class NDCheckpointer(DetectionCheckpointer):
         if keep < 1:
             raise ValueError(f"SOLVER.CHECKPOINT_KEEP={keep}: one checkpoint at least must stay, set it to 1 or more.")
         self.keep = keep
+        self.facts: dict[str, Any] = {}  # further entries of every file
+        self.unmatched: list[str] = []  # weights of the model that the loaded file has not, or in another shape
         self._resumed: Path | None = None
         self._damaged: list[Path] = []  # what the run was not resumed from
 
@@ -84,7 +86,7 @@ class NDCheckpointer(DetectionCheckpointer):
                 f"{name}.pth was not written: {len(broken)} parameters hold NaN or infinity, first '{broken[0]}'. "
                 f"The last good checkpoint is {self.get_checkpoint_file() or 'none'}. Try a lower SOLVER.BASE_LR."
             )
-        data = {"model": self.model.state_dict(), **extra}
+        data = {"model": self.model.state_dict(), **self.facts, **extra}
         if name != _BEST:
             data.update(rng=comm.gather(get_rng_state()), world_size=comm.get_world_size())
             data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
@@ -130,7 +132,7 @@ class NDCheckpointer(DetectionCheckpointer):
         """
         if not resume:
             return self.load(path, checkpointables=[])
-        file = decided_by_main(self._newest_sound)
+        file = self.newest()
         if file is None:
             _log.warning("Nothing to resume in %s: starting fresh from weights '%s'.", self.save_dir, path)
             return self.load(path, checkpointables=[])
@@ -143,17 +145,39 @@ class NDCheckpointer(DetectionCheckpointer):
             FileNotFoundError: if there is no such file, with the nearest names beside it.
             CheckpointReadError: if the file can't be read.
         """
-        if path and not os.path.isfile(self.path_manager.get_local_path(path)):
-            folder = os.path.dirname(path) or "."
-            names = os.listdir(folder) if os.path.isdir(folder) else []
-            near = difflib.get_close_matches(os.path.basename(path), names, n=3)
-            hint = f"nearest names there: {', '.join(near)}" if near else f"folder exists: {os.path.isdir(folder)}"
-            raise FileNotFoundError(f"checkpoint {redacted(path)} not found ({hint}). Correct MODEL.WEIGHTS.")
+        if path:
+            self._check_there(path)
         try:
             return super().load(path, *args, **kwargs)
         finally:
             if hasattr(self, "_parsed_url_during_load"):  # which Detectron2 leaves set after an error
                 self._parsed_url_during_load = None
+
+    def _check_there(self, path: str) -> None:
+        if not os.path.isfile(self.path_manager.get_local_path(path)):
+            folder = os.path.dirname(path) or "."
+            names = os.listdir(folder) if os.path.isdir(folder) else []
+            near = difflib.get_close_matches(os.path.basename(path), names, n=3)
+            hint = f"nearest names there: {', '.join(near)}" if near else f"folder exists: {os.path.isdir(folder)}"
+            raise FileNotFoundError(f"checkpoint {redacted(path)} not found ({hint}). Correct MODEL.WEIGHTS.")
+
+    def read(self, path: str) -> dict[str, Any]:
+        """What a file holds, its weights under ``"model"``; nothing is loaded.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            CheckpointReadError: if the file can't be read.
+        """
+        self._check_there(path)
+        return self._load_file(self.path_manager.get_local_path(path))
+
+    def newest(self) -> Path | None:
+        """The checkpoint from which :meth:`resume_or_load` would go on; to be called by all ranks.
+
+        Raises:
+            CheckpointReadError: if there are checkpoints and none is readable.
+        """
+        return decided_by_main(self._newest_sound)
 
     def complete(self) -> None:
         """Write ``model_final.pth`` of a run that was killed between its last periodic checkpoint and that one.
@@ -176,6 +200,7 @@ class NDCheckpointer(DetectionCheckpointer):
             name for name in names if name.startswith("backbone.bottom_up.")
         ] or names  # a pyramid is not pretrained
         lacking = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
+        self.unmatched = sorted(name for name in lacking if not name.endswith(counters))
         unmatched = [name for name in body if name in lacking]
         first = f", first {unmatched[0]}" if unmatched else ""
         loaded, level = len(body) - len(unmatched), logging.WARNING if unmatched else logging.INFO

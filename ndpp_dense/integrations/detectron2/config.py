@@ -27,13 +27,15 @@ HELD_SETTINGS += ("SOLVER.WEIGHT_DECAY*", "SEED", "MODEL.WEIGHTS")
 # What does not decide what is trained.
 UNIMPORTANT_SETTINGS = ("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.DEVICE")
 UNIMPORTANT_SETTINGS += (
+    "MODEL.NDPP.CALIBRATE*",
     "DATALOADER.NUM_WORKERS",
     "SOLVER.CHECKPOINT_*",
     "SOLVER.LOG_PERIOD",
     "TEST.*",
     "DATASETS.TEST",
 )
-_OF_DETECTRON2 = ("META_ARCHITECTURE", "ZERO_INIT_RESIDUAL")  # keys of the node that no other framework has
+# Keys of the node that are no options of whitening.
+_OF_DETECTRON2 = ("META_ARCHITECTURE", "ZERO_INIT_RESIDUAL", "CALIBRATE", "CALIBRATE_BATCHES")
 
 
 def add_ndpp_config(cfg: CfgNode) -> CfgNode:
@@ -47,6 +49,8 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
     - ``RULES``: exceptions by layer name, pattern or type, e.g. ``{"*.fpn_*": {"EPS": 0.1}, "*.stem.*": False}``;
     - ``ZERO_INIT_RESIDUAL``: start the last convolution of every residual branch at zero, for training from scratch;
       loaded weights take the place of the zeros;
+    - ``CALIBRATE``: load ``MODEL.WEIGHTS`` into the network as it is without ND++, and start as ND++ with the same
+      function, see :func:`ndpp_dense.calibrate_ndpp`; ``CALIBRATE_BATCHES``: of training images, for its statistics;
     - ``VERIFY``: prove by a forward pass on a blank image that every converted layer runs.
 
     ``MODEL.POOLING`` is :func:`~ndpp_dense.integrations.detectron2.pooling_backbone.add_pooling_config`'s.
@@ -65,6 +69,8 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
         node[field.name.upper()] = None
     node.RULES = CfgNode(new_allowed=True)
     node.ZERO_INIT_RESIDUAL = True
+    node.CALIBRATE = False
+    node.CALIBRATE_BATCHES = 20
     node.VERIFY = True
     cfg.MODEL.NDPP = node
     add_pooling_config(cfg)

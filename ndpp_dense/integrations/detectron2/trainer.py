@@ -16,7 +16,6 @@ import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
-from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
@@ -27,6 +26,7 @@ from ndpp_dense import micro_batches_of_step
 from ndpp_dense.distributed.compression import check_compression, compress_gradients
 from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
+from ndpp_dense.integrations.detectron2.calibration import NORM_RULES, build_to_start
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.config import AMP_DTYPES, HELD_SETTINGS, UNIMPORTANT_SETTINGS
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
@@ -55,18 +55,21 @@ class NDTrainer(TrainerBase):
 
     Args:
         cfg: Detectron2 configuration with the keys of ``add_ndpp_config``.
+        resume: whether :meth:`resume_or_load` will look for a checkpoint: what is resumed is not calibrated.
 
     Raises:
         ValueError: if a setting is out of range.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, resume: bool = False) -> None:
         super().__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.data = TrainData(cfg, CheckedDatasetMapper(cfg, True))  # pyright: ignore[reportCallIssue]
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        self.net = build_model(cfg)
+        start = build_to_start(cfg, lambda: self.data, resume)
+        self._weights = "" if start.loaded else cfg.MODEL.WEIGHTS
+        self.net = start.model
         self.net.train()
         self.optimizer = build_optimizer(cfg, self.net)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
@@ -80,6 +83,8 @@ class NDTrainer(TrainerBase):
         self.checkpointer = NDCheckpointer(
             self.net, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP, trainer=weakref.proxy(self)
         )
+        if start.norm_rules is not None:
+            self.checkpointer.facts[NORM_RULES] = dict(start.norm_rules)
         self.register_hooks(self._build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -88,7 +93,7 @@ class NDTrainer(TrainerBase):
         Args:
             resume: look for a checkpoint to continue first.
         """
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        self.checkpointer.resume_or_load(self._weights, resume=resume)
 
     def train(self) -> dict[str, Any]:
         """Train to ``SOLVER.MAX_ITER``, evaluate, and write the report.

@@ -1,0 +1,147 @@
+"""A detector that starts as ND++ with the function of trained weights (``MODEL.NDPP.CALIBRATE``)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch import nn
+from tqdm import tqdm
+
+from ndpp_dense.calibration import training_paths
+from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.integrations.detectron2.config import read_options
+from ndpp_dense.integrations.detectron2.loader import TrainData
+from ndpp_dense.redaction import redacted
+from ndpp_dense.training.prepare import prepare_from_trained
+from ndpp_dense.training.rng import isolated_rng
+from ndpp_dense.weights.match import whitened_layers
+
+__all__ = ["NORM_RULES", "Start", "build_to_start"]
+
+NORM_RULES = "ndpp_norm_rules"  # of a checkpoint: what calibration decided on norms
+_SEED = 2_000_003  # of the images and of the proposals that are drawn while a model is calibrated
+_log = logging.getLogger(__name__)
+
+
+class Start:
+    """A model to begin with.
+
+    Attributes:
+        model: Built as the configuration says.
+        loaded: Whether it has its weights; else ``MODEL.WEIGHTS`` is still to be loaded.
+        norm_rules: What calibration decided on norms, for checkpoints; None where nothing was calibrated.
+    """
+
+    def __init__(self, model: nn.Module, loaded: bool = False, norm_rules: Mapping[str, bool] | None = None) -> None:
+        self.model, self.loaded, self.norm_rules = model, loaded, norm_rules
+
+
+def build_to_start(cfg: CfgNode, data: Callable[[], TrainData], resume: bool) -> Start:
+    """Builds the model of a run, and calibrates it where ``MODEL.NDPP.CALIBRATE`` asks for it.
+
+    Weights of a network that is ND++ already, a checkpoint to be resumed among them, are not calibrated again: the
+    model is built to fit them.
+
+    Args:
+        cfg: Of the run.
+        data: Gives the training images; called only to calibrate.
+        resume: Whether the newest checkpoint of the output folder, if there is one, will take the place of the weights.
+
+    Raises:
+        ValueError: There is nothing to start from, or it cannot be calibrated.
+    """
+    if not cfg.MODEL.NDPP.CALIBRATE:
+        return Start(build_model(cfg))
+    newest = NDCheckpointer(nn.Module(), cfg.OUTPUT_DIR).newest() if resume else None
+    _check(cfg, needs_weights=newest is None)
+    held = _held_by(str(newest or cfg.MODEL.WEIGHTS))
+    if held is not None:
+        if newest is None:
+            _log.info("%s is of a network with ND++ already: nothing is calibrated.", redacted(cfg.MODEL.WEIGHTS))
+        return Start(build_model(_with_rules(cfg, held)), norm_rules=held)
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError(
+            "MODEL.NDPP.CALIBRATE (--calibrate) takes its statistics from training images: name a set with --dataset "
+            "NAME_train=JSON:IMAGES."
+        )
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.NDPP.META_ARCHITECTURE)(cfg).to(torch.device(cfg.MODEL.DEVICE))
+    untrained = _load(model, cfg)
+    return Start(model, True, _calibrate(model, cfg, data(), untrained))
+
+
+def _check(cfg: CfgNode, needs_weights: bool) -> None:
+    if cfg.MODEL.META_ARCHITECTURE != "NDPPModel":
+        raise ValueError(
+            f"MODEL.NDPP.CALIBRATE (--calibrate) is for networks with ND++, and MODEL.META_ARCHITECTURE is "
+            f"{cfg.MODEL.META_ARCHITECTURE!r}: choose a config such as mask_rcnn_ndpp, or leave it out."
+        )
+    if needs_weights and not cfg.MODEL.WEIGHTS:
+        raise ValueError(
+            "MODEL.NDPP.CALIBRATE (--calibrate) starts from trained weights, and MODEL.WEIGHTS is empty: give some "
+            "with --weights FILE, or leave it out to train from scratch."
+        )
+
+
+def _held_by(path: str) -> Mapping[str, bool] | None:
+    """Decisions on norms of weights that are ND++ already (none from older files); None where they are plain."""
+    read = NDCheckpointer(nn.Module()).read(path)
+    return read.get(NORM_RULES) or {} if whitened_layers(read["model"]) else None
+
+
+def _with_rules(cfg: CfgNode, rules: Mapping[str, bool]) -> CfgNode:
+    changed = cfg.clone()
+    changed.defrost()
+    changed.MODEL.NDPP.RULES.update(rules)
+    changed.freeze()
+    return changed
+
+
+def _load(model: nn.Module, cfg: CfgNode) -> set[str]:
+    """Loads ``MODEL.WEIGHTS``; returns the names of the layers that it gave nothing for."""
+    checkpointer = NDCheckpointer(model)
+    checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
+    return {name.rpartition(".")[0] for name in checkpointer.unmatched}
+
+
+def _calibrate(model: nn.Module, cfg: CfgNode, data: TrainData, untrained: set[str]) -> Mapping[str, bool]:
+    count, start = cfg.MODEL.NDPP.CALIBRATE_BATCHES, time.perf_counter()
+    batches = list(islice(data.batches(_SEED, num_workers=0), count))
+    model.eval()
+    # Two passes of one batch prove that the norms can go, one of all takes the statistics.
+    with tqdm(total=count + 2, desc="Calibrating ND++", unit="batch", disable=not comm.is_main_process()) as bar:
+
+        def forward(model: nn.Module, batch: list[dict]) -> Any:
+            with isolated_rng(_SEED, cuda=True), EventStorage(0), training_paths(model):
+                outputs = model(batch)
+            bar.update()
+            return outputs
+
+        report = prepare_from_trained(model, read_options(cfg), batches, forward=forward, untrained=untrained)
+    model.train()
+    kept = [record.name for record in report.records if record.action == "kept"]
+    new = sorted(untrained & set(report.converted))
+    _log.info("ND++ conversion:\n%s", report)
+    _log.info(
+        "Calibrated on %d images in %.0f s: %s norms folded, %d kept%s; %d layers start anew%s.",
+        sum(map(len, batches)) * comm.get_world_size(),
+        time.perf_counter() - start,
+        len(report.dropped_norms),
+        len(kept),
+        _first(kept),
+        len(new),
+        _first(new),
+    )
+    return model.ndpp_norm_decisions
+
+
+def _first(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
