@@ -18,8 +18,17 @@ from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.model_statistics import freeze_where_weights_are
 
-__all__ = ["fit_momentum", "norm_decisions", "prepare", "prepare_from_trained"]
+__all__ = [
+    "NORM_RULES",
+    "fit_momentum",
+    "norm_decisions",
+    "note_norm_decisions",
+    "prepare",
+    "prepare_from_trained",
+    "told",
+]
 
+NORM_RULES = "ndpp_norm_rules"  # of a checkpoint: what calibration decided on norms
 Convert = Callable[[nn.Module, WhiteningConfig, Mapping[Any, Any]], ConversionReport]
 
 
@@ -99,7 +108,7 @@ def prepare_from_trained(
     alone = set(by_itself.dropped_norms)
     decisions = {name: True for name in report.dropped_norms if name not in alone}
     decisions |= {record.name: False for record in report.records if record.action == "kept" and record.name in alone}
-    object.__setattr__(model, "ndpp_norm_decisions", decisions)
+    note_norm_decisions(model, decisions)
     return report
 
 
@@ -109,6 +118,32 @@ def norm_decisions(model: nn.Module) -> dict[str, bool] | None:
     They name the norms that calibration keeps and conversion would drop (False), and the reverse (True).
     """
     return getattr(model, "ndpp_norm_decisions", None)
+
+
+def note_norm_decisions(model: nn.Module, decisions: Mapping[str, bool]) -> None:
+    """Lets :func:`norm_decisions` return these: those of the checkpoint that the model was built for."""
+    object.__setattr__(model, "ndpp_norm_decisions", dict(decisions))
+
+
+def told(report: ConversionReport, untrained: Collection[str], images: int, seconds: float) -> str:
+    """One line on a calibration.
+
+    Args:
+        report: What :func:`prepare_from_trained` returned.
+        untrained: As it was called with.
+        images: On all ranks.
+        seconds: That it took.
+    """
+    kept = [record.name for record in report.records if record.action == "kept"]
+    new = sorted(set(untrained) & set(report.converted))
+    return (
+        f"Calibrated on {images} images in {seconds:.0f} s: {len(report.dropped_norms)} norms folded, {len(kept)} kept"
+        f"{_first(kept)}; {len(new)} layers start anew{_first(new)}."
+    )
+
+
+def _first(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
 
 
 def _note(model: nn.Module, report: ConversionReport, options: NDPPOptions) -> None:

@@ -21,31 +21,17 @@ from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.config import read_options
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.redaction import redacted
-from ndpp_dense.training.prepare import prepare_from_trained
+from ndpp_dense.training.prepare import NORM_RULES, note_norm_decisions, prepare_from_trained, told
 from ndpp_dense.training.rng import isolated_rng
 from ndpp_dense.weights.match import whitened_layers
 
-__all__ = ["NORM_RULES", "Start", "build_to_start"]
+__all__ = ["build_to_start"]
 
-NORM_RULES = "ndpp_norm_rules"  # of a checkpoint: what calibration decided on norms
 _SEED = 2_000_003  # of the images and of the proposals that are drawn while a model is calibrated
 _log = logging.getLogger(__name__)
 
 
-class Start:
-    """A model to begin with.
-
-    Attributes:
-        model: Built as the configuration says.
-        loaded: Whether it has its weights; else ``MODEL.WEIGHTS`` is still to be loaded.
-        norm_rules: What calibration decided on norms, for checkpoints; None where nothing was calibrated.
-    """
-
-    def __init__(self, model: nn.Module, loaded: bool = False, norm_rules: Mapping[str, bool] | None = None) -> None:
-        self.model, self.loaded, self.norm_rules = model, loaded, norm_rules
-
-
-def build_to_start(cfg: CfgNode, data: Callable[[], TrainData], resume: bool) -> Start:
+def build_to_start(cfg: CfgNode, data: Callable[[], TrainData], resume: bool) -> tuple[nn.Module, bool]:
     """Builds the model of a run, and calibrates it where ``MODEL.NDPP.CALIBRATE`` asks for it.
 
     Weights of a network that is ND++ already, a checkpoint to be resumed among them, are not calibrated again: the
@@ -56,18 +42,23 @@ def build_to_start(cfg: CfgNode, data: Callable[[], TrainData], resume: bool) ->
         data: Gives the training images; called only to calibrate.
         resume: Whether the newest checkpoint of the output folder, if there is one, will take the place of the weights.
 
+    Returns:
+        The model, and whether it has its weights; else ``MODEL.WEIGHTS`` is still to be loaded.
+
     Raises:
         ValueError: There is nothing to start from, or it cannot be calibrated.
     """
     if not cfg.MODEL.NDPP.CALIBRATE:
-        return Start(build_model(cfg))
+        return build_model(cfg), False
     newest = NDCheckpointer(nn.Module(), cfg.OUTPUT_DIR).newest() if resume else None
     _check(cfg, needs_weights=newest is None)
     held = _held_by(str(newest or cfg.MODEL.WEIGHTS))
     if held is not None:
         if newest is None:
             _log.info("%s is of a network with ND++ already: nothing is calibrated.", redacted(cfg.MODEL.WEIGHTS))
-        return Start(build_model(_with_rules(cfg, held)), norm_rules=held)
+        model = build_model(_with_rules(cfg, held))
+        note_norm_decisions(model, held)
+        return model, False
     if not cfg.DATASETS.TRAIN:
         raise ValueError(
             "MODEL.NDPP.CALIBRATE (--calibrate) takes its statistics from training images: name a set with --dataset "
@@ -75,7 +66,8 @@ def build_to_start(cfg: CfgNode, data: Callable[[], TrainData], resume: bool) ->
         )
     model = META_ARCH_REGISTRY.get(cfg.MODEL.NDPP.META_ARCHITECTURE)(cfg).to(torch.device(cfg.MODEL.DEVICE))
     untrained = _load(model, cfg)
-    return Start(model, True, _calibrate(model, cfg, data(), untrained))
+    _calibrate(model, cfg, data(), untrained)
+    return model, True
 
 
 def _check(cfg: CfgNode, needs_weights: bool) -> None:
@@ -112,7 +104,7 @@ def _load(model: nn.Module, cfg: CfgNode) -> set[str]:
     return {name.rpartition(".")[0] for name in checkpointer.unmatched}
 
 
-def _calibrate(model: nn.Module, cfg: CfgNode, data: TrainData, untrained: set[str]) -> Mapping[str, bool]:
+def _calibrate(model: nn.Module, cfg: CfgNode, data: TrainData, untrained: set[str]) -> None:
     count, start = cfg.MODEL.NDPP.CALIBRATE_BATCHES, time.perf_counter()
     batches = list(islice(data.batches(_SEED, num_workers=0), count))
     model.eval()
@@ -127,21 +119,6 @@ def _calibrate(model: nn.Module, cfg: CfgNode, data: TrainData, untrained: set[s
 
         report = prepare_from_trained(model, read_options(cfg), batches, forward=forward, untrained=untrained)
     model.train()
-    kept = [record.name for record in report.records if record.action == "kept"]
-    new = sorted(untrained & set(report.converted))
     _log.info("ND++ conversion:\n%s", report)
-    _log.info(
-        "Calibrated on %d images in %.0f s: %s norms folded, %d kept%s; %d layers start anew%s.",
-        sum(map(len, batches)) * comm.get_world_size(),
-        time.perf_counter() - start,
-        len(report.dropped_norms),
-        len(kept),
-        _first(kept),
-        len(new),
-        _first(new),
-    )
-    return model.ndpp_norm_decisions
-
-
-def _first(names: list[str]) -> str:
-    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+    images = sum(map(len, batches)) * comm.get_world_size()
+    _log.info("%s", told(report, untrained, images, time.perf_counter() - start))

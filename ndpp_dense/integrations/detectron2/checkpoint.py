@@ -22,6 +22,7 @@ from ndpp_dense.integrations.detectron2.reading import as_detectron2
 from ndpp_dense.redaction import redacted
 from ndpp_dense.training.checkpoint_files import choose_newest, is_of_run, save_checkpoint
 from ndpp_dense.training.nonfinite import nonfinite_parameters
+from ndpp_dense.training.prepare import NORM_RULES, norm_decisions
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 from ndpp_dense.weights.files import read_checkpoint
 from ndpp_dense.weights.seal import read_seal
@@ -60,7 +61,6 @@ class NDCheckpointer(DetectionCheckpointer):
         if keep < 1:
             raise ValueError(f"SOLVER.CHECKPOINT_KEEP={keep}: one checkpoint at least must stay, set it to 1 or more.")
         self.keep = keep
-        self.facts: dict[str, Any] = {}  # further entries of every file
         self.unmatched: list[str] = []  # weights of the model that the loaded file has not, or in another shape
         self._resumed: Path | None = None
         self._damaged: list[Path] = []  # what the run was not resumed from
@@ -86,7 +86,10 @@ class NDCheckpointer(DetectionCheckpointer):
                 f"{name}.pth was not written: {len(broken)} parameters hold NaN or infinity, first '{broken[0]}'. "
                 f"The last good checkpoint is {self.get_checkpoint_file() or 'none'}. Try a lower SOLVER.BASE_LR."
             )
-        data = {"model": self.model.state_dict(), **self.facts, **extra}
+        data = {"model": self.model.state_dict(), **extra}
+        decisions = norm_decisions(self.model)
+        if decisions is not None:
+            data[NORM_RULES] = decisions
         if name != _BEST:
             data.update(rng=comm.gather(get_rng_state()), world_size=comm.get_world_size())
             data.update({key: item.state_dict() for key, item in self.checkpointables.items()})

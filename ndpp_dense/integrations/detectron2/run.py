@@ -75,8 +75,7 @@ def _train(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
 
 def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
     with faults_of_settings("building the model", _NEXT, flat_settings(cfg)):
-        start = build_to_start(cfg, lambda: TrainData(cfg, CheckedDatasetMapper(cfg, True)), resume)  # pyright: ignore[reportCallIssue]
-        model = start.model
+        model, loaded = build_to_start(cfg, lambda: TrainData(cfg, CheckedDatasetMapper(cfg, True)), resume)  # pyright: ignore[reportCallIssue]
     tell(_found(cfg, model, "evaluation only"))
     checkpointer = NDCheckpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
@@ -84,7 +83,7 @@ def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
             "nothing to evaluate: the weights are random. Give some with --weights FILE or NAME, or --resume for the "
             f"newest checkpoint in {cfg.OUTPUT_DIR}{', which has none' if resume else ' (--resume is not given)'}."
         )
-    checkpointer.resume_or_load("" if start.loaded else cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer.resume_or_load("" if loaded else cfg.MODEL.WEIGHTS, resume=resume)
     results = evaluate(cfg, model)
     if comm.is_main_process():
         write_report(cfg, results)

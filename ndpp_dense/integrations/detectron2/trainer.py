@@ -26,7 +26,7 @@ from ndpp_dense import micro_batches_of_step
 from ndpp_dense.distributed.compression import check_compression, compress_gradients
 from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
-from ndpp_dense.integrations.detectron2.calibration import NORM_RULES, build_to_start
+from ndpp_dense.integrations.detectron2.calibration import build_to_start
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.config import AMP_DTYPES, HELD_SETTINGS, UNIMPORTANT_SETTINGS
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
@@ -67,9 +67,8 @@ class NDTrainer(TrainerBase):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.data = TrainData(cfg, CheckedDatasetMapper(cfg, True))  # pyright: ignore[reportCallIssue]
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        start = build_to_start(cfg, lambda: self.data, resume)
-        self._weights = "" if start.loaded else cfg.MODEL.WEIGHTS
-        self.net = start.model
+        self.net, loaded = build_to_start(cfg, lambda: self.data, resume)
+        self._weights = "" if loaded else cfg.MODEL.WEIGHTS
         self.net.train()
         self.optimizer = build_optimizer(cfg, self.net)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
@@ -83,8 +82,6 @@ class NDTrainer(TrainerBase):
         self.checkpointer = NDCheckpointer(
             self.net, cfg.OUTPUT_DIR, keep=cfg.SOLVER.CHECKPOINT_KEEP, trainer=weakref.proxy(self)
         )
-        if start.norm_rules is not None:
-            self.checkpointer.facts[NORM_RULES] = dict(start.norm_rules)
         self.register_hooks(self._build_hooks())
 
     def resume_or_load(self, resume: bool = True) -> None:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from ndpp_dense.layers.statistics.steps import micro_batch_of_step, settle_stats
 from ndpp_dense.training.evaluation_stats import EvaluationStats
-from ndpp_dense.training.prepare import fit_momentum
+from ndpp_dense.training.prepare import NORM_RULES, fit_momentum, norm_decisions
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
 
@@ -78,7 +78,12 @@ class NDPPStatsHook(Hook):
         self._resumed: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Fits the momentum to the batch, and takes up the statistics of the run that is resumed."""
+        """Fits the momentum to the batch, and takes up the statistics of the run that is resumed.
+
+        Raises:
+            ValueError: The model was to be calibrated, and MMEngine's own runner does not.
+        """
+        _refuse_other_runner(runner)
         _fit_momentum(runner)
         self._stats = EvaluationStats(
             plain_model(runner), lambda seed: _batches(runner, seed), self._num_batches, _loss
@@ -113,6 +118,9 @@ class NDPPStatsHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Puts the ready-to-use statistics into the saved model and the run's own ones beside it."""
+        decisions = norm_decisions(plain_model(runner))
+        if decisions is not None:
+            checkpoint[NORM_RULES] = decisions
         if self._stats is None or not self._stats.lent:
             return
         checkpoint[STATISTICS_KEY] = {name: value.cpu() for name, value in self._stats.state_dict()["own"].items()}
@@ -242,6 +250,16 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _on_cpu(item) for name, item in value.items()}
     return type(value)(_on_cpu(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _refuse_other_runner(runner: Any) -> None:
+    model = plain_model(runner)
+    asked = getattr(getattr(model, "ndpp_options", None), "calibrate", False)
+    if asked and norm_decisions(model) is None:
+        raise ValueError(
+            "model.ndpp.calibrate is set, and this runner trains from what it is given: train with ndpp train-seg, set "
+            "runner_type='NDPPRunner' in the config, or leave it out."
+        )
 
 
 def _fit_momentum(runner: Any) -> None:

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 from ndpp_dense.distributed.stopping import stopping_at_once
 from ndpp_dense.integrations.mmengine.checkpoint import CHECKPOINTS
 from ndpp_dense.integrations.mmengine.processes import auto_scale, prepare_processes, ranks_of
+from ndpp_dense.integrations.mmengine.runner import NDPPRunner
 from ndpp_dense.integrations.mmengine.setting_checks import flat_settings
 from ndpp_dense.integrations.mmseg.run_config import (
     build_config,
@@ -109,7 +110,7 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
 
 
 def _built(config: Config, eval_only: bool) -> Runner:
-    runner = Runner.from_cfg(config)
+    runner = NDPPRunner.from_cfg(config)
     if not eval_only:  # in the order of Runner.train, which would do it
         runner.train_loop  # noqa: B018  (the property builds it)
         settings: Any = runner.optim_wrapper

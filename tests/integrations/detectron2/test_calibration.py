@@ -13,11 +13,12 @@ from detectron2.utils.events import EventStorage
 from ndpp_dense import nd_layers
 from ndpp_dense.calibration import training_paths
 from ndpp_dense.cli import main
-from ndpp_dense.integrations.detectron2.calibration import NORM_RULES, build_to_start
+from ndpp_dense.integrations.detectron2.calibration import build_to_start
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
+from ndpp_dense.training.prepare import NORM_RULES
 from ndpp_dense.training.rng import isolated_rng
 
 pytestmark = pytest.mark.detectron2
@@ -67,13 +68,13 @@ def test_a_whole_detector_starts_with_the_same_losses(build_tiny, weights):
     plain = build_model(build_tiny(*PLAIN))
     NDCheckpointer(plain).load(file)
     data = data_of(cfg)
-    start = build_to_start(cfg, lambda: data, False)
-    assert start.loaded
-    report = start.model.ndpp_report
+    model, loaded = build_to_start(cfg, lambda: data, False)
+    assert loaded
+    report = model.ndpp_report
     assert not [record for record in report.records if record.action == "kept"]
     batch = next(data.batches(9, num_workers=0))
     expected = losses(plain, batch)
-    assert losses(start.model, batch) == pytest.approx(expected, rel=1e-3)
+    assert losses(model, batch) == pytest.approx(expected, rel=1e-3)
     assert set(expected) == {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
 
 
@@ -84,7 +85,7 @@ def test_layers_without_weights_start_anew(build_tiny, weights, caplog):
     fresh = build_model(build_tiny(*PLAIN)).roi_heads.box_head.fc1.weight
     torch.manual_seed(11)
     with caplog.at_level(logging.INFO, "ndpp_dense"):
-        model = build_to_start(cfg, lambda: data_of(cfg), False).model
+        model = build_to_start(cfg, lambda: data_of(cfg), False)[0]
     layers = dict(nd_layers(model))
     assert layers["roi_heads.box_head.fc1"].weight.equal(fresh)
     assert float(layers["roi_heads.box_head.fc1"].whitening.running_weight) > 0
