@@ -43,6 +43,9 @@ class PretrainConfig:
             Unless it names a momentum, that follows the batch size (``WhiteningConfig.for_batch``).
         sync_bn: Batch normalisation over all GPUs.
         weights: Checkpoint to start from (``.pth`` or ``.safetensors``); empty for random weights.
+        calibrate: Whether the network takes ``weights`` as it is without ND++, and starts as ND++ with the same
+            function, see :func:`ndpp_dense.calibrate_ndpp`. A classifier of another number of classes starts anew.
+        calibrate_batches: Training batches for its statistics.
         trainable: Parameters to train, as a pattern of names such as ``"head.*"``; the rest, norms' and ND++ statistics
             included, stays as it is in ``weights``, which need not hold what is trained. Empty trains everything.
         image_size: Pixels a side.
@@ -89,6 +92,8 @@ class PretrainConfig:
     ndpp: dict[str, Any] | None = None
     sync_bn: bool = False
     weights: str = ""
+    calibrate: bool = False
+    calibrate_batches: int = 20
     trainable: str = ""
     image_size: int = 224
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -195,6 +200,9 @@ def _contradictions(config: PretrainConfig) -> Iterator[str]:
         yield f"warmup_epochs = {config.warmup_epochs} leaves nothing of epochs = {config.epochs}"
     if config.optimizer in ("sgd", "nesterov") and config.momentum == 0:
         yield f"optimizer = {config.optimizer!r} has Nesterov momentum, but momentum = 0: use optimizer 'momentum'"
+    if config.calibrate and (config.ndpp is None or not config.weights):
+        lacking = "ndpp settings" if config.ndpp is None else "weights (--weights FILE)"
+        yield f"calibrate starts ND++ from trained weights, and there are no {lacking}: give them, or leave it out"
     try:
         check_compression(config.grad_compression)
     except ValueError as error:

@@ -14,15 +14,16 @@ from timm.utils.random import random_seed
 from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
 from ndpp_dense.pretrain import checkpoint
+from ndpp_dense.pretrain.calibration import build_to_start
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.evaluation import evaluate
 from ndpp_dense.pretrain.images import ImageSet
-from ndpp_dense.pretrain.network import build_network, to_device
 from ndpp_dense.pretrain.processes import is_main, rank, world_size
 from ndpp_dense.pretrain.progress import Progress
 from ndpp_dense.pretrain.state import TrainingState
 from ndpp_dense.pretrain.stream import Batch, TrainStream, ValidationShard, train_batches, validation_batches
 from ndpp_dense.training.nonfinite import nonfinite_parameters
+from ndpp_dense.training.prepare import NORM_RULES, norm_decisions
 from ndpp_dense.training.settings import changed_settings, flat_settings
 
 __all__ = ["HELD_SETTINGS", "Pretrainer"]
@@ -45,6 +46,7 @@ class Pretrainer:
         val: Validation images, of the same classes.
         device: Where to train.
         output: Folder of the run.
+        resume: Whether :meth:`resume` will be called: what is resumed is not calibrated.
 
     Attributes:
         state: Weights and everything else that changes.
@@ -56,7 +58,13 @@ class Pretrainer:
     """
 
     def __init__(
-        self, config: PretrainConfig, train: ImageSet, val: ImageSet, device: torch.device, output: str | Path
+        self,
+        config: PretrainConfig,
+        train: ImageSet,
+        val: ImageSet,
+        device: torch.device,
+        output: str | Path,
+        resume: bool = False,
     ) -> None:
         self.config = config
         self.device = device
@@ -67,7 +75,8 @@ class Pretrainer:
         stream = self._stream(config.seed, 0)
         self._micro_batch_size = stream.micro_batch_size
         random_seed(config.seed)  # equal weights on all ranks
-        network = to_device(build_network(config, len(train.classes)), config, device)
+        newest = decided_by_main(lambda: checkpoint.newest_sound(self.output)).path if resume else None
+        network = build_to_start(config, len(train.classes), device, self._stats_batches, newest)
         self.state = TrainingState(
             config, network, len(train.classes), stream.steps_per_epoch, self._stats_batches, device
         )
@@ -198,13 +207,16 @@ class Pretrainer:
         now = asdict(self.config)
         if before.get("optimizer", now["optimizer"]) != now["optimizer"]:
             raise ValueError(f"optimizer = {now['optimizer']!r}, but it was {before['optimizer']!r}")
-        known = {name: value for name, value in before.items() if name in now}
+        known = {name: value for name, value in before.items() if name in now and name != "calibrate"}
         for line in changed_settings(flat_settings(now), flat_settings({**now, **known}), HELD_SETTINGS):
             _log.warning("%s", line)
         self._held = {name: known[name] for name in HELD_SETTINGS if name in known}
 
     def _facts(self) -> dict[str, Any]:
-        return {"config": {**asdict(self.config), **self._held}, "classes": list(self._images.classes)}
+        config = {**asdict(self.config), **self._held, "calibrate": False}  # what it holds is
+        facts = {"config": config, "classes": list(self._images.classes)}
+        decisions = norm_decisions(self.state.network)
+        return facts if decisions is None else {**facts, NORM_RULES: decisions}
 
     def _data_facts(self) -> dict[str, int]:
         facts = {name: getattr(self.config, name) for name in ("seed", "batch_size", "accumulation")}
