@@ -49,6 +49,8 @@ def calibrate_ndpp(
       ``m / m_n W x_n + b`` (Eq. 3 with ``s_n = 1 / m_n``; m is the samples' mean of ``m_n``). ("std" centres before it
       pads, and is not exact at borders.)
 
+    * ``"l1"`` with ``scale_steps``: the original outputs, and ``"l1"`` after so many steps.
+
     With local scale in every layer the answer is the same for an image at any contrast, as that of the original was
     not. No weights bring that back. Leave it out of the layers that no shortcut goes around, as in a ResNet of timm's
     by ``rules={name: {"local_scale": "none"} for name in ("conv1", "*.downsample.*", "fc")}``: the shortcuts then carry
@@ -93,7 +95,8 @@ def calibrate_ndpp(
         convert_to_ndpp(twin, config, folds.rules)
         twin.eval()
         originals = {n: OriginalLayer(n, model, folds.norm_of.get(n), twin) for n, _ in nd_layers(twin)}
-        _prove(twin, folds, originals, lambda: run(twin, batches[0]))
+        with _referring(twin):
+            _prove(twin, folds, originals, lambda: run(twin, batches[0]))
         _fit_layers(twin, originals, batches, run, untrained)
     report = folds.explain(convert_to_ndpp(model, config, folds.rules))
     _take_over(model, twin)
@@ -116,6 +119,30 @@ def _prove(twin: nn.Module, folds: Folds, originals: Mapping[str, OriginalLayer]
     refuse_difference(folds.before, after, folds.norm_of.values())
 
 
+@contextmanager
+def _referring(twin: nn.Module) -> Iterator[None]:
+    """Lets the layers whose scale comes in by steps refer to the average magnitude of the samples seen inside."""
+    layers = {name: layer for name, layer in nd_layers(twin) if layer.scale_ramp is not None}
+    sums = {name: torch.zeros(3, dtype=torch.float64, device=layer.weight.device) for name, layer in layers.items()}
+
+    def observe(name: str) -> Callable[..., None]:
+        def hook(module: NDLayer, args: tuple[Tensor, ...]) -> None:
+            sums[name] += scale_sums(module, args[0])
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(observe(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if layers:
+        total = sum_over_ranks(torch.stack(list(sums.values())))
+        for layer, own in zip(layers.values(), total, strict=True):
+            layer.scale_ramp.refer_to(average_scale(own).magnitude)  # pyright: ignore[reportOptionalMemberAccess]
+
+
 def _fit_layers(
     twin: nn.Module,
     originals: Mapping[str, OriginalLayer],
@@ -128,7 +155,9 @@ def _fit_layers(
     for name, layer in nd_layers(twin):
         if name in untrained:
             continue
-        error = fit(layer, *originals[name].plain_parameters(), scales[name])
+        ramp = layer.scale_ramp
+        scale = scales[name] if ramp is None else SampleScale(ramp.reference.double(), scales[name].centre)
+        error = fit(layer, *originals[name].plain_parameters(), scale)
         if not error <= LARGEST_ERROR:
             raise ValueError(
                 f"The weight of {name!r} is off by {error:.1e} (relative) after calibration: D is too ill-conditioned "

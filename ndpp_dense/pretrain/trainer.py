@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from timm.utils.random import random_seed
 
+from ndpp_dense import ramp_local_scale
 from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
 from ndpp_dense.pretrain import checkpoint
@@ -133,6 +134,7 @@ class Pretrainer:
         with Progress(self.total, state.done, config.batch_size, is_main(), config.log_every) as progress:
             while state.done < self.total:
                 lr, last = state.lr, self.output / checkpoint.LAST
+                ramp_local_scale(state.network, state.done)
                 micro_batches = [next(batches) for _ in range(config.accumulation)]
                 state.advance(state.step(micro_batches, state.done, str(last) if last.exists() else None))
                 progress.step((state.done - 1) // state.steps_per_epoch + 1, state.epoch_loss, lr)

@@ -14,6 +14,7 @@ def test_all_faults_are_reported_together():
             block_size_linear=True,
             shared_blocks=1,
             local_scale="l2",
+            scale_steps=-1,
             statistics="median",
             momentum=0.0,
             eps=float("inf"),

@@ -22,7 +22,7 @@ from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ndpp_dense import micro_batches_of_step
+from ndpp_dense import micro_batches_of_step, ramp_local_scale
 from ndpp_dense.distributed.compression import check_compression, compress_gradients
 from ndpp_dense.distributed.parallel import data_parallel
 from ndpp_dense.distributed.stopping import stop_asked
@@ -114,6 +114,7 @@ class NDTrainer(TrainerBase):
     def run_step(self) -> None:
         """Make one optimizer step from ``SOLVER.ACCUMULATION_STEPS`` micro-batches of the batch."""
         micro_batches, data_time = self._load_micro_batches()
+        ramp_local_scale(self.net, self.iter)
         rng = get_rng_state()
         self.optimizer.zero_grad(set_to_none=True)
         try:

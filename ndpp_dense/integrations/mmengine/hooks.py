@@ -18,6 +18,7 @@ from mmengine.registry import HOOKS
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ndpp_dense.layers.scale_ramp import ramp_local_scale
 from ndpp_dense.layers.statistics.steps import micro_batch_of_step, settle_stats
 from ndpp_dense.training.evaluation_stats import EvaluationStats
 from ndpp_dense.training.prepare import NORM_RULES, fit_momentum, norm_decisions
@@ -95,6 +96,8 @@ class NDPPStatsHook(Hook):
         """Puts the run's own statistics back, and says which micro-batch of an accumulated step comes."""
         if self._stats is not None:
             self._stats.take_back()
+        counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        ramp_local_scale(plain_model(runner), runner.iter // counts)
         self._micro_batch.enter_context(
             micro_batch_of_step(plain_model(runner), *_micro_batch_of(runner.optim_wrapper))
         )
