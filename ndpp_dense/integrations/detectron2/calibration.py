@@ -52,7 +52,8 @@ def build_to_start(cfg: CfgNode, data: Callable[[], TrainData], resume: bool) ->
         return build_model(cfg), False
     newest = NDCheckpointer(nn.Module(), cfg.OUTPUT_DIR).newest() if resume else None
     _check(cfg, needs_weights=newest is None)
-    held = _held_by(str(newest or cfg.MODEL.WEIGHTS))
+    source = str(newest or cfg.MODEL.WEIGHTS)
+    held = _held_by(source) if source else None
     if held is not None:
         if newest is None:
             _log.info("%s is of a network with ND++ already: nothing is calibrated.", redacted(cfg.MODEL.WEIGHTS))
@@ -76,7 +77,7 @@ def _check(cfg: CfgNode, needs_weights: bool) -> None:
             f"MODEL.NDPP.CALIBRATE (--calibrate) is for networks with ND++, and MODEL.META_ARCHITECTURE is "
             f"{cfg.MODEL.META_ARCHITECTURE!r}: choose a config such as mask_rcnn_ndpp, or leave it out."
         )
-    if needs_weights and not cfg.MODEL.WEIGHTS:
+    if needs_weights and not cfg.MODEL.WEIGHTS and not _of_timm(cfg):
         raise ValueError(
             "MODEL.NDPP.CALIBRATE (--calibrate) starts from trained weights, and MODEL.WEIGHTS is empty: give some "
             "with --weights FILE, or leave it out to train from scratch."
@@ -99,9 +100,18 @@ def _with_rules(cfg: CfgNode, rules: Mapping[str, bool]) -> CfgNode:
 
 def _load(model: nn.Module, cfg: CfgNode) -> set[str]:
     """Loads ``MODEL.WEIGHTS``; returns the names of the layers that it gave nothing for."""
-    checkpointer = NDCheckpointer(model)
-    checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
-    return {name.rpartition(".")[0] for name in checkpointer.unmatched}
+    unmatched = list(model.state_dict())
+    if cfg.MODEL.WEIGHTS:
+        checkpointer = NDCheckpointer(model)
+        checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
+        unmatched = checkpointer.unmatched
+    loaded = [f"{name}." for name, module in model.named_modules() if getattr(module, "pretrained", False) is True]
+    return {name.rpartition(".")[0] for name in unmatched if not name.startswith(tuple(loaded))}
+
+
+def _of_timm(cfg: CfgNode) -> bool:
+    """Whether the backbone is built with trained weights."""
+    return "timm" in cfg.MODEL.BACKBONE.NAME and bool(cfg.MODEL.TIMM.WEIGHTS)
 
 
 def _calibrate(model: nn.Module, cfg: CfgNode, data: TrainData, untrained: set[str]) -> None:

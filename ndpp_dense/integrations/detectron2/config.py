@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from ndpp_dense.conversion import options
 from ndpp_dense.conversion.options import NDPPOptions
 from ndpp_dense.integrations.detectron2.pooling_backbone import add_pooling_config
+from ndpp_dense.integrations.detectron2.timm_backbone import add_timm_config
 from ndpp_dense.layers.config import WhiteningConfig
 
 __all__ = [
@@ -55,6 +56,8 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
 
     ``MODEL.POOLING`` is :func:`~ndpp_dense.integrations.detectron2.pooling_backbone.add_pooling_config`'s.
 
+    ``MODEL.TIMM`` is :func:`~ndpp_dense.integrations.detectron2.timm_backbone.add_timm_config`'s.
+
     Args:
         cfg: As from ``get_cfg()``.
 
@@ -74,6 +77,7 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
     node.VERIFY = True
     cfg.MODEL.NDPP = node
     add_pooling_config(cfg)
+    add_timm_config(cfg)
     add_trainer_config(cfg)
     return cfg
 
