@@ -23,6 +23,7 @@ from ndpp_dense.config_files import find_config, yaml_fault
 from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
+from ndpp_dense.integrations.detectron2.class_checks import class_key
 from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.reading import check_proposals
@@ -167,8 +168,10 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None
     cfg.DATASETS.TRAIN = tuple(name for name in names if name.endswith("_train"))
     cfg.DATASETS.TEST = tuple(name for name in names if name.endswith("_val"))
     categories = _common_categories(summaries)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
-    remarks = [f"{len(categories)} categories in the data: MODEL.ROI_HEADS.NUM_CLASSES is {len(categories)}"]
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
+    remarks = []
+    if key := class_key(chosen):
+        remarks.append(f"{len(categories)} categories in the data: {key} is {len(categories)}")
     if any(summary.mask_format in ("bitmask", "mixed") for summary in summaries.values()):
         cfg.INPUT.MASK_FORMAT = "bitmask"
         remarks.append("masks are RLE: INPUT.MASK_FORMAT is bitmask")

@@ -119,17 +119,18 @@ def _built(config: Config, eval_only: bool) -> Runner:
 
 
 def _check_classes(runner: Runner) -> None:
-    """More classes in the data than a head can tell apart would end training at the first such label."""
-    loop: Any = runner.train_loop
-    classes = loop.dataloader.dataset.metainfo.get("classes") or ()
+    """A class that a head cannot tell would end training at its first label; one that no label has is a slip too."""
+    loops: list[Any] = [runner.train_loop, *([runner.val_loop] if runner.val_loop is not None else [])]
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    for name in ("decode_head", "auxiliary_head"):
-        known = getattr(getattr(model, name, None), "num_classes", None)
-        if isinstance(known, int) and 1 < known < len(classes):
-            raise ValueError(
-                f"model.{name}.num_classes is {known} and the data set has {len(classes)} classes: give as many to "
-                f"each head (--cfg-options model.{name}.num_classes={len(classes)})."
-            )
+    for loop in loops:
+        classes = loop.dataloader.dataset.metainfo.get("classes") or ()
+        for name in ("decode_head", "auxiliary_head"):
+            known = getattr(getattr(model, name, None), "num_classes", None)
+            if isinstance(known, int) and known > 1 and classes and known != len(classes):
+                raise ValueError(
+                    f"model.{name}.num_classes is {known} and the data set has {len(classes)} classes: give as many to "
+                    f"each head (--cfg-options model.{name}.num_classes={len(classes)})."
+                )
 
 
 def _read(words: Sequence[str]) -> dict[str, Any]:
