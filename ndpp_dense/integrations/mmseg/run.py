@@ -14,7 +14,7 @@ from mmengine.config import Config, DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ndpp_dense.distributed.stopping import stopping_at_once
+from ndpp_dense.distributed.stopping import finishing_the_step, stopping_at_once
 from ndpp_dense.integrations.mmengine.checkpoint import CHECKPOINTS
 from ndpp_dense.integrations.mmengine.processes import auto_scale, prepare_processes, ranks_of
 from ndpp_dense.integrations.mmengine.setting_checks import flat_settings
@@ -101,7 +101,8 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
     if eval_only:
         runner.test()
     else:
-        runner.train()
+        with finishing_the_step():
+            runner.train()
         if config.resume and runner.val_loop is not None and not (Path(config.work_dir) / "results.json").is_file():
             runner.val()  # of a run that was killed after its last checkpoint
     if runner.rank == 0:
