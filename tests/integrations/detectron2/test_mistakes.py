@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from ndpp_dense.cli import main
 
@@ -182,6 +183,14 @@ def test_a_pipe_is_no_file(train, name, tmp_path, tiny_config):
         assert "it is a pipe or a device, not a file" in train(config=name)
     else:
         assert name in train("--weights", name)
+
+
+@pytest.mark.parametrize("weights", [{"w": 1}, {"proposal_generator.rpn_head.conv.weight": 3}])
+def test_weights_of_which_none_fits_are_refused(train, tmp_path, weights):
+    torch.save({"model": {name: torch.zeros(size) for name, size in weights.items()}}, tmp_path / "other.pth")
+    said = train("--weights", "other.pth", "--output", "run")
+    assert "none of the " in said
+    assert f"the file begins with {next(iter(weights))}, the model with backbone" in said
 
 
 @pytest.mark.parametrize("name", ["bad.pth", "bad.safetensors", "bad.pkl", "empty.pth"])
