@@ -115,7 +115,7 @@ class WhiteningConfig:
                     "'ema', can be used again)"
                 )
         if faults:
-            raise ValueError("WhiteningConfig got invalid values:\n  " + "\n  ".join(faults))
+            raise ValueError(f"WhiteningConfig got invalid values: {'; '.join(faults)}.")
 
     @property
     def period(self) -> int:
@@ -142,7 +142,15 @@ class WhiteningConfig:
 
         Args:
             batch_size: Images of an optimizer step over all ranks, >= 1.
+
+        Raises:
+            ValueError: ``batch_size`` is no whole number from 1 on.
         """
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(
+                f"batch_size = {batch_size!r}: it must be a whole number, at least 1: the images of an optimizer step "
+                "over all ranks."
+            )
         if self.statistics == "batch" or batch_size <= MOMENTUM_BATCH:
             return self
         return replace(self, momentum=1 - (1 - self.momentum) ** (batch_size / MOMENTUM_BATCH))

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense.distributed.compression import compress_gradients
 from ndpp_dense.distributed.parallel import data_parallel
-from ndpp_dense.distributed.stopping import stop_asked
+from ndpp_dense.distributed.stopping import stop_agreed, stop_vote
 from ndpp_dense.pretrain.batch_augment import BatchAugment, loss_function
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.processes import gather, sum_numbers, world_size
@@ -92,8 +92,8 @@ class OptimizerStep:
         before = get_rng_state()
         self.optimizer.zero_grad(set_to_none=True)
         own = self._accumulate(augmented)
-        loss, asked = sum_numbers(own, stop_asked(), device=augmented[0][0].device)
-        loss, self.stop_agreed = loss / world_size(), asked > 0
+        loss, votes = sum_numbers(own, stop_vote(), device=augmented[0][0].device)
+        loss, self.stop_agreed = loss / world_size(), stop_agreed(votes)
         if not math.isfinite(loss):
             set_rng_state(before)
             raise FloatingPointError(self._describe(augmented, loss, number, good_checkpoint))

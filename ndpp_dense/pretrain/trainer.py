@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from timm.utils.random import random_seed
 
 from ndpp_dense import ramp_local_scale
 from ndpp_dense.distributed.main_rank import decided_by_main
-from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
+from ndpp_dense.distributed.stopping import EvaluationStopped, StoppedEarly, finishing_the_step
 from ndpp_dense.pretrain import checkpoint
 from ndpp_dense.pretrain.calibration import build_to_start
 from ndpp_dense.pretrain.config import PretrainConfig
@@ -30,7 +30,7 @@ from ndpp_dense.training.settings import changed_settings, flat_settings
 __all__ = ["HELD_SETTINGS", "Pretrainer"]
 
 # Part of the optimizer's state in a checkpoint, and the weights themselves: a resumed run goes on with them.
-HELD_SETTINGS = ("momentum", "weight_decay", "weights")
+HELD_SETTINGS = ("lr", "warmup_lr", "min_lr", "momentum", "weight_decay", "weights")
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +107,7 @@ class Pretrainer:
             self._compare_settings(saved.get("config", {}))
             before, now = saved["data"], self._data_facts()
             self.state.load_state_dict(saved)
+            self.state.take_settings(replace(self.config, **self._held))
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
@@ -131,7 +132,10 @@ class Pretrainer:
         """
         config, state = self.config, self.state
         batches = train_batches(self._stream(config.seed, state.done), config, self.device)
-        with Progress(self.total, state.done, config.batch_size, is_main(), config.log_every) as progress:
+        showing = Progress(self.total, state.done, config.batch_size, is_main(), config.log_every)
+        with finishing_the_step(), showing as progress:
+            if state.evaluation_is_owed:  # a signal had broken it off
+                self._end_epoch(state.done // state.steps_per_epoch, state.record.losses[-1][2])
             while state.done < self.total:
                 lr, last = state.lr, self.output / checkpoint.LAST
                 ramp_local_scale(state.network, state.done)
@@ -161,7 +165,11 @@ class Pretrainer:
         state.stats.lend()
         row = {"epoch": epoch, "step": state.done, "lr": lr, "train_loss": state.epoch_loss}
         if epoch % self.config.eval_every == 0 or epoch == self.config.epochs:
-            row.update(self.evaluate())
+            try:
+                row.update(self.evaluate())
+            except EvaluationStopped:
+                self._save_last()
+                self._stop()
             _log.info("epoch %d: top-1 %.2f, top-5 %.2f, loss %.4f", epoch, row["top1"], row["top5"], row["loss"])
         state.record.epochs.append(row)
         # The best before the last: a kill between the two repeats the epoch, and none is lost.
@@ -180,12 +188,12 @@ class Pretrainer:
         self.state.stats.take_back()
 
     def _stop(self) -> None:
-        message = (
+        stop = StoppedEarly(
             f"stopped by a signal after step {self.state.done} of {self.total}: {self.output / checkpoint.LAST} is "
-            f"complete, --resume goes on from there. Exit code {EXIT_CODE}."
+            "complete, --resume goes on from there."
         )
-        _log.warning("%s", message)
-        raise StoppedEarly(message)
+        _log.warning("%s", stop)
+        raise stop
 
     def _save_last(self) -> None:
         saved = {**self.state.state_dict(), "data": self._data_facts(), **self._facts()}  # every rank takes part

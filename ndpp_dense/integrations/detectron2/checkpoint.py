@@ -194,7 +194,12 @@ class NDCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(final.name)
 
     def _load_model(self, checkpoint: Any) -> Any:
-        """Load weights, and log how many of the backbone's were found."""
+        """Load weights, and log how many of the backbone's were found.
+
+        Raises:
+            ValueError: if nothing fits.
+        """
+        names_in_file = sorted(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         counters = ".num_batches_tracked"  # which files leave out, and nothing needs
         state = self.model.state_dict()
@@ -202,6 +207,7 @@ class NDCheckpointer(DetectionCheckpointer):
         body = [
             name for name in names if name.startswith("backbone.bottom_up.")
         ] or names  # a pyramid is not pretrained
+        _check_any(state, incompatible, names_in_file)
         lacking = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
         self.unmatched = sorted(name for name in lacking if not name.endswith(counters))
         unmatched = [name for name in body if name in lacking]
@@ -299,6 +305,19 @@ class NDCheckpointer(DetectionCheckpointer):
         own.sort(key=lambda file: (file == newest, file.stat().st_mtime_ns, file.name))
         for file in own[: -self.keep]:
             file.unlink(missing_ok=True)
+
+
+def _check_any(state: dict[str, Any], incompatible: Any, names: list[str]) -> None:
+    """Refuse weights of which none fits: training would begin at random, with a warning among others."""
+    shapes = incompatible.incorrect_shapes
+    wanted = [name for name in state if not name.endswith(".num_batches_tracked")]
+    if not wanted or {*incompatible.missing_keys, *(name for name, *_ in shapes)}.issuperset(wanted):
+        where = ", ".join(names[:3]) or "nothing"
+        raise ValueError(
+            f"MODEL.WEIGHTS: none of the {len(wanted)} weights of the model is in the file ({len(shapes)} have another "
+            f"shape): the file begins with {where}, the model with {', '.join(wanted[:3])}. Give the config that they "
+            "are of; `ndpp convert` makes files that fit from backbones of others."
+        )
 
 
 def _step_of(file: Path) -> int | None:

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ndpp_dense import micro_batches_of_step, ramp_local_scale
 from ndpp_dense.distributed.compression import check_compression, compress_gradients
 from ndpp_dense.distributed.parallel import data_parallel
-from ndpp_dense.distributed.stopping import stop_asked
+from ndpp_dense.distributed.stopping import StoppedEarly, finishing_the_step, stop_agreed, stop_vote
 from ndpp_dense.integrations.detectron2.calibration import build_to_start
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.config import AMP_DTYPES, HELD_SETTINGS, UNIMPORTANT_SETTINGS
@@ -77,6 +77,7 @@ class NDTrainer(TrainerBase):
         self.region_mean = RegionMean(self.net) if cfg.SOLVER.MEAN_OVER_ALL_REGIONS else None
         self.results: dict[str, Any] = {}
         self._settings = flat_settings(cfg, UNIMPORTANT_SETTINGS)
+        self.last_evaluation_stopped = False
         self.stop_agreed = False  # whether any rank was asked to stop, known to all after a step
         self._batches: Iterator[list[dict]] | None = None
         self.checkpointer = NDCheckpointer(
@@ -100,13 +101,19 @@ class NDTrainer(TrainerBase):
 
         Raises:
             FloatingPointError: if training diverges; the message names the layer and the last good checkpoint.
+            StoppedEarly: a signal asked for it; everything is saved.
         """
         if comm.is_main_process():
             self.register_hooks(self._build_recorders())
         self.register_hooks([StopHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)])
         if self.start_iter >= self.max_iter:
             self.checkpointer.complete()
-        super().train(self.start_iter, self.max_iter)
+        with finishing_the_step():
+            super().train(self.start_iter, self.max_iter)
+        if self.last_evaluation_stopped:
+            raise StoppedEarly(
+                "stopped by a signal during the last evaluation: model_final.pth is complete, --resume evaluates it."
+            )
         if comm.is_main_process():
             write_report(self.cfg, self.results)
         return self.results
@@ -232,12 +239,13 @@ class NDTrainer(TrainerBase):
         cfg, main = self.cfg, comm.is_main_process()
         eval_period, save_period = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
         stats = StatsHook(self.net, self._stats_batches, (eval_period, save_period), cfg.TEST.STATS_BATCHES)
+        best = BestHook(eval_period, self.checkpointer, main_metric(cfg)) if main and cfg.DATASETS.TEST else None
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             stats,
-            FinishedEvalHook(eval_period, self._evaluate) if cfg.DATASETS.TEST else None,
-            BestHook(eval_period, self.checkpointer, main_metric(cfg)) if main and cfg.DATASETS.TEST else None,
+            FinishedEvalHook(eval_period, self._evaluate, stats, best) if cfg.DATASETS.TEST else None,
+            best,
             # After the evaluation, so that the best value so far is part of the checkpoint.
             hooks.PeriodicCheckpointer(self.checkpointer, save_period),
         ]
@@ -283,9 +291,9 @@ def _mean_over_ranks(losses: dict[str, torch.Tensor]) -> tuple[dict[str, float],
     Also says whether any rank was asked to stop.
     """
     values = torch.stack(list(losses.values()))
-    values = torch.cat([values, values.new_tensor([float(stop_asked())])])
+    values = torch.cat([values, values.new_tensor([stop_vote()])])
     if comm.get_world_size() > 1:
         dist.all_reduce(values)
-        values /= comm.get_world_size()
-    *means, asked = values.tolist()
-    return dict(zip(losses, means, strict=True)), asked > 0
+    *sums, votes = values.tolist()
+    means = (value / comm.get_world_size() for value in sums)
+    return dict(zip(losses, means, strict=True)), stop_agreed(votes)
