@@ -6,12 +6,13 @@ BIN       := $(VENV)/bin
 EXTRAS    := detectron2,mmseg,pretrain,dev
 PACKAGES  := $(VENV)/.packages
 DETECTRON := $(VENV)/.detectron2
+SPHINX    := $(VENV)/.sphinx
 INSTALLER := $(wildcard ndpp_dense/cli/install_detectron2/*.py)
 TESTS     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg test test-all lint bench gpu-kit clean
+.PHONY: help env demo demo-seg test test-all lint docs bench gpu-kit clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +52,15 @@ lint: env  ## ruff check, ruff format --check, pyright
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
+$(SPHINX): $(DETECTRON)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the site is built with Python 3.11 or 3.12: \
+	    make clean docs PYTHON=/path/to/python3.11")'
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
+docs: $(SPHINX)  ## build the site in docs/_build/html, warnings as errors
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
+
 bench: env  ## measure speed, memory and communication against the peers, with small sizes
 	$(BIN)/python tools/benchmark.py --quick
 
@@ -58,5 +68,5 @@ gpu-kit: env  ## collect what tools/gpu_report.py needs on a machine with a GPU 
 	$(BIN)/python tools/gpu_kit.py
 
 clean:  ## remove the environment, caches and outputs
-	rm -rf $(VENV) output build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) output build dist docs/_build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
