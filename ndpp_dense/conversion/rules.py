@@ -75,15 +75,18 @@ class RuleBook:
                 return value, f"rule {pattern!r}"
         return None
 
-    def decide(self, name: str, kind: str) -> tuple[WhiteningConfig | None, str]:
+    def decide(self, name: str, kind: str, shared: bool = False) -> tuple[WhiteningConfig | None, str]:
         """Configuration to convert with, or None to leave; and the reason.
 
         Args:
             name: A linear layer's name.
             kind: Its type: a key of ``LINEAR_TYPES``.
+            shared: Whether it runs at several sizes in one forward pass, as a tower on all levels of a pyramid does.
         """
         found = self.lookup(name)
         if found is None:
+            if shared:
+                return None, _SHARED
             for pattern, reason in LEFT_BY_DEFAULT.items():
                 if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}"):
                     return None, reason
