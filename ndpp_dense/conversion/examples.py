@@ -23,6 +23,7 @@ __all__ = ["Example", "runner", "watch_guessed"]
 
 Example = Tensor | tuple[Any, ...] | Mapping[str, Any] | Callable[[nn.Module], Any]
 _SIZES = (224, 64, 256, 384, 512)
+_SMALL = 128
 _TOO_LARGE = 50_000_000  # parameters of a model that is not copied with its data
 
 
@@ -71,8 +72,9 @@ def watch_guessed(model: nn.Module) -> Dataflow | None:
                 try:
                     with torch.device("meta") if on_meta else nullcontext():
                         return watch(copy, lambda m, inputs=inputs: m(inputs))
-                except Exception:  # noqa: BLE001, PERF203  (foreign code, on an input of our making)
-                    continue
+                except Exception as error:  # noqa: BLE001, PERF203  (foreign code, on an input of our making)
+                    if on_meta and "meta" in str(error).lower():  # it looks at values: other sizes do not help
+                        break
     return None
 
 
@@ -109,8 +111,11 @@ def _guesses(model: nn.Module, on_meta: bool) -> Iterator[Any]:
         for size in sizes:
             sides = {1: (size,), 2: (size, size), 3: (16, size, size)}[weight.dim() - 2]
             yield torch.randn(2, channels, *sides, **make)
-    if weight.dim() == 4 and not on_meta:
-        yield [torch.randn(first.in_channels, 128, 128, **make)]  # torchvision's detectors
+    if weight.dim() == 4 and not on_meta:  # torchvision's detectors, which enlarge pictures to their `min_size`
+        transform = getattr(model, "transform", None)
+        if hasattr(transform, "min_size"):
+            transform.min_size = (_SMALL,)  # type: ignore[union-attr]
+        yield [torch.rand(first.in_channels, _SMALL, _SMALL, **make)]
 
 
 def _named_size(model: nn.Module) -> list[int]:

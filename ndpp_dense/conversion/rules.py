@@ -21,19 +21,21 @@ LINEAR_TYPES: dict[str, type[nn.Module]] = {
 }
 
 _PREDICTION = "prediction layer: its output is read as it is"
-_SHARED = "runs once per pyramid level: levels would mix their statistics"
-LEFT_BY_DEFAULT = {
-    "objectness_logits": _PREDICTION,
-    "anchor_deltas": _PREDICTION,
-    "cls_score": _PREDICTION,
-    "cls_logits": _PREDICTION,
-    "bbox_pred": _PREDICTION,
-    "predictor": _PREDICTION,
-    "mask_fcn_logits": _PREDICTION,
-    "conv_seg": _PREDICTION,
-    "rpn_head.conv": _SHARED,
-    "rpn_head.conv.*": _SHARED,
-    "rpn.head.conv.*": _SHARED,
+_SHARED = "runs at several sizes, as once per pyramid level: levels would mix their statistics"
+LEFT_BY_DEFAULT = {  # names of Detectron2, torchvision and MMSegmentation
+    **dict.fromkeys(
+        ("objectness_logits", "anchor_deltas", "cls_score", "cls_logits", "bbox_pred", "bbox_reg")
+        + ("ctrness", "bbox_ctrness", "score_lowres", "kps_score_lowres", "predictor", "mask_fcn_logits")
+        + ("classification_head.module_list.?", "regression_head.module_list.?")  # SSD
+        + ("classification_head.module_list.?.1", "regression_head.module_list.?.1")  # SSDlite
+        + ("conv_seg", "*_conv_seg", "*_cls_seg", "fc_seg", "cls_embed", "class_embed"),
+        _PREDICTION,
+    ),
+    **dict.fromkeys(
+        ("rpn_head.conv", "rpn_head.conv.*", "rpn.head.conv.*", "cls_subnet.*", "bbox_subnet.*")
+        + ("classification_head.conv.*", "regression_head.conv.*"),
+        _SHARED,
+    ),
 }
 
 
