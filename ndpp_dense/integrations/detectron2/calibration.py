@@ -20,6 +20,7 @@ from ndpp_dense.calibration import training_paths
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.config import read_options
 from ndpp_dense.integrations.detectron2.loader import TrainData
+from ndpp_dense.integrations.detectron2.timm_backbone import TIMM_BUILDERS
 from ndpp_dense.redaction import redacted
 from ndpp_dense.training.prepare import NORM_RULES, note_norm_decisions, prepare_from_trained, told
 from ndpp_dense.training.rng import isolated_rng
@@ -111,7 +112,7 @@ def _load(model: nn.Module, cfg: CfgNode) -> set[str]:
 
 def _of_timm(cfg: CfgNode) -> bool:
     """Whether the backbone is built with trained weights."""
-    return "timm" in cfg.MODEL.BACKBONE.NAME and bool(cfg.MODEL.TIMM.WEIGHTS)
+    return cfg.MODEL.BACKBONE.NAME in TIMM_BUILDERS and bool(cfg.MODEL.TIMM.WEIGHTS)
 
 
 def _calibrate(model: nn.Module, cfg: CfgNode, data: TrainData, untrained: set[str]) -> None:

@@ -14,8 +14,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ndpp_dense.backbones.timm_features import TimmFeatures
 
-__all__ = ["TimmBackbone", "add_timm_config", "build_timm_backbone", "build_timm_fpn_backbone"]
+__all__ = ["TIMM_BUILDERS", "TimmBackbone", "add_timm_config", "build_timm_backbone", "build_timm_fpn_backbone"]
 
+TIMM_BUILDERS = ("build_timm_backbone", "build_timm_fpn_backbone")
 _log = logging.getLogger(__name__)
 
 
