@@ -19,7 +19,7 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.config_files import find_config, yaml_fault
+from ndpp_dense.config_files import UniqueKeys, find_config, yaml_fault
 from ndpp_dense.datasets.coco import CocoSummary, as_coco, parse_dataset_flag
 from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
@@ -43,6 +43,10 @@ __all__ = ["build_config", "flat_settings", "merge_config", "prepare_run", "regi
 _MAPPING_HINT = """Write it as in a config file: '{"*.fpn_*": {EPS: 0.05}, "*.stem.*": False}'."""
 # Name on the lines of each package's logger.
 _LOGGERS = {"ndpp_dense": "ndpp", "detectron2": "d2", "fvcore": "fvcore"}
+
+
+class _TextLoader(UniqueKeys, yaml.BaseLoader):
+    """Reads text alone: tags mean nothing."""
 
 
 def build_config(
@@ -301,7 +305,9 @@ def _check_files(path: Path, users: tuple[Path, ...]) -> None:
         user = f"config {users[-1]}: _BASE_ names {path}, " if users else f"config {path}: "
         raise FileNotFoundError(f"{user}and there is no such file. Correct the path; it is relative to the config.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # text alone: tags mean nothing
+        content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader)
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(f"config {yaml_fault(error, path)}") from error
     except yaml.YAMLError:
         return  # which reading it will say, with the line
     except UnicodeDecodeError as error:
