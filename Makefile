@@ -10,11 +10,13 @@ MMSEG     := mmseg
 EXTRAS    := detectron2,$(MMSEG),pretrain,dev
 PACKAGES  := $(VENV)/.packages
 DETECTRON := $(VENV)/.detectron2
+SPHINX    := $(VENV)/.sphinx
 INSTALLER := $(wildcard ndpp_dense/cli/install_detectron2/*.py)
+TESTS     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg test test-all lint bench gpu-kit clean
+.PHONY: help env demo demo-seg test test-all lint docs bench gpu-kit clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,16 +45,25 @@ demo: env  ## train the small Mask R-CNN with ND++ on generated data
 demo-seg: env  ## train the small DeepLabv3 with ND++ on generated streets
 	$(BIN)/ndpp train-seg --config deeplabv3_ndpp_demo
 
-test: env  ## run the default tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: env  ## run the default tests, a process a core
+	$(TESTS)
 
 test-all: env  ## run the slow tests too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu'
+	$(TESTS) -m 'not gpu'
 
 lint: env  ## ruff check, ruff format --check, pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+$(SPHINX): $(DETECTRON)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the site is built with Python 3.11 or 3.12: \
+	    make clean docs PYTHON=/path/to/python3.11")'
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
+docs: $(SPHINX)  ## build the site in docs/_build/html, warnings as errors
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 bench: env  ## measure speed, memory and communication against the peers, with small sizes
 	$(BIN)/python tools/benchmark.py --quick
@@ -61,5 +72,5 @@ gpu-kit: env  ## collect what tools/gpu_report.py needs on a machine with a GPU 
 	$(BIN)/python tools/gpu_kit.py
 
 clean:  ## remove the environment, caches and outputs
-	rm -rf $(VENV) output build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) output build dist docs/_build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

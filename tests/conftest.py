@@ -1,6 +1,7 @@
-"""Shared by all tests: running a worker script in several processes, and which Detectron2 is tested."""
+"""Shared by all tests: what one leaves behind is taken away, worker scripts, and which Detectron2 is tested."""
 
 import atexit
+import logging
 import os
 import subprocess
 import sys
@@ -26,6 +27,41 @@ def _use_checkout(checkout: Path) -> None:
 
 if os.environ.get("DETECTRON2_SOURCE"):
     _use_checkout(Path(os.environ["DETECTRON2_SOURCE"]))
+
+
+@pytest.fixture(autouse=True)
+def restore_loggers():
+    """Undoes what a command did to the loggers: its handlers write to a stream that is closed when the test ends."""
+    before = {logger: (logger.handlers[:], logger.propagate, logger.level) for logger in _loggers()}
+    yield
+    for logger in _loggers():
+        logger.handlers[:], logger.propagate, level = before.get(logger, ([], True, logging.NOTSET))
+        logger.setLevel(level)
+
+
+def _loggers():
+    named = logging.Logger.manager.loggerDict.values()
+    return [logging.getLogger(), *(logger for logger in named if isinstance(logger, logging.Logger))]
+
+
+@pytest.fixture(autouse=True)
+def restore_catalog():
+    """Takes away the data sets that a test registered with Detectron2, which the next one would find."""
+    before = _registered()
+    yield
+    for name in _registered() - before:
+        if not name.startswith(DETECTRON2_SETS):  # they come with the first import
+            data = sys.modules["detectron2.data"]
+            data.DatasetCatalog.remove(name)
+            data.MetadataCatalog.pop(name, None)
+
+
+DETECTRON2_SETS = ("ade20k_", "cityscapes_", "coco_", "keypoints_coco_", "lvis_", "voc_")
+
+
+def _registered():
+    data = sys.modules.get("detectron2.data")
+    return set(data.DatasetCatalog.list()) if data else set()
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,11 @@ from ndpp_dense.integrations.detectron2.pooling_backbone import (
     build_pooling_resnet_backbone,
     build_pooling_resnet_fpn_backbone,
 )
+from ndpp_dense.integrations.detectron2.timm_backbone import (
+    TimmBackbone,
+    build_timm_backbone,
+    build_timm_fpn_backbone,
+)
 from ndpp_dense.integrations.detectron2.zoo import register_zoo
 
 import_model_zoo()  # which could not be imported after this without help
@@ -16,10 +21,13 @@ register_zoo()  # ndpp://NAME is a path from here on
 __all__ = [
     "NDPPModel",
     "PoolingBottleneckBlock",
+    "TimmBackbone",
     "add_ndpp_config",
     "build_ndpp_resnet_fpn_backbone",
     "build_pooling_resnet_backbone",
     "build_pooling_resnet_fpn_backbone",
+    "build_timm_backbone",
+    "build_timm_fpn_backbone",
     "read_options",
     "to_ndpp",
 ]
