@@ -164,7 +164,7 @@ def other_parts() -> Iterator[str]:
     from ndpp_dense.pretrain.config import PretrainConfig
 
     yield "## MMSegmentation"
-    yield "`model = dict(type=\"NDPPModel\", ndpp=dict(...))` takes these keys and every field of `WhiteningConfig`:"
+    yield '`model = dict(type="NDPPModel", ndpp=dict(...))` takes these keys and every field of `WhiteningConfig`:'
     yield table(("key", "meaning"), [(f"`{key}`", words) for key, words in SECTION_KEYS.items()])
     yield "## Pretraining"
     yield "Keys of the configs in `configs/imagenet`, and words of `ndpp pretrain` such as `lr=0.2`."

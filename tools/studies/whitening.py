@@ -95,7 +95,9 @@ def figures(values: list[float]) -> dict[str, float]:
 def figures_table(found: dict[str, Any]) -> str:
     """Return the table of the figures of each spectrum."""
     names = list(next(iter(found.values())))
-    rows = [(label, f"{own[names[0]]:,.0f}", f"{own[names[1]]:.0%}", str(own[names[2]])) for label, own in found.items()]
+    rows = [
+        (label, f"{own[names[0]]:,.0f}", f"{own[names[1]]:.0%}", str(own[names[2]])) for label, own in found.items()
+    ]
     return table(("windows of 75 numbers", *names), rows)
 
 
