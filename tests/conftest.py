@@ -1,13 +1,32 @@
-"""Shared by all tests: what one leaves behind is taken away, and worker scripts run in several processes."""
+"""Shared by all tests: what one leaves behind is taken away, worker scripts, and which Detectron2 is tested."""
 
+import atexit
 import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+
+
+def _use_checkout(checkout: Path) -> None:
+    """Puts a checkout of Detectron2, edited as ``ndpp install-detectron2 --source`` does, before an installed one."""
+    from ndpp_dense.cli.install_detectron2.port import edit_tree
+    from ndpp_dense.cli.install_detectron2.sources import copy_checkout
+
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    top = copy_checkout(checkout, Path(folder.name))
+    list(edit_tree(top / "detectron2"))
+    sys.path.insert(0, str(top))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(top), os.environ.get("PYTHONPATH")]))  # of commands
+
+
+if os.environ.get("DETECTRON2_SOURCE"):
+    _use_checkout(Path(os.environ["DETECTRON2_SOURCE"]))
 
 
 @pytest.fixture(autouse=True)

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ndpp_dense.redaction import redacted
+from ndpp_dense.redaction import shown
 
 __all__ = ["check_folder", "say", "table"]
 
 
 def say(*lines: str) -> None:
-    """Writes lines; secrets in addresses are left out."""
+    """Writes lines; secrets in addresses are left out, and signs that steer a terminal written out."""
     for line in lines:
-        sys.stdout.write(f"{redacted(line)}\n")
+        sys.stdout.write(f"{shown(line)}\n")
     sys.stdout.flush()
 
 

@@ -1,4 +1,7 @@
-"""Which linear layer a norm belongs to, from where the two stand in the model."""
+"""Which linear layer a norm belongs to, from where the two stand in the model.
+
+For norms that no forward pass has reached; :mod:`ndpp_dense.conversion.dataflow` knows better.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd
 from ndpp_dense.conversion.probe import norm_features
 from ndpp_dense.conversion.rules import LINEAR_TYPES
 
-__all__ = ["find_partner", "linear_kind"]
+__all__ = ["find_partner", "is_linear_map", "linear_kind", "out_channels"]
 
 
 def linear_kind(module: nn.Module) -> str | None:
@@ -19,6 +22,11 @@ def linear_kind(module: nn.Module) -> str | None:
 def is_linear_map(module: nn.Module) -> bool:
     """Whether a module is a linear layer or a convolution of any dimension, with an ND++ form or without."""
     return isinstance(module, nn.Linear | _ConvNd)
+
+
+def out_channels(layer: nn.Module) -> int:
+    """Channels (or features) of what a linear map returns."""
+    return _channels(layer, "out")
 
 
 def find_partner(name: str, model: nn.Module) -> tuple[str | None, bool]:

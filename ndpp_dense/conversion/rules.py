@@ -21,19 +21,21 @@ LINEAR_TYPES: dict[str, type[nn.Module]] = {
 }
 
 _PREDICTION = "prediction layer: its output is read as it is"
-_SHARED = "runs once per pyramid level: levels would mix their statistics"
-LEFT_BY_DEFAULT = {
-    "objectness_logits": _PREDICTION,
-    "anchor_deltas": _PREDICTION,
-    "cls_score": _PREDICTION,
-    "cls_logits": _PREDICTION,
-    "bbox_pred": _PREDICTION,
-    "predictor": _PREDICTION,
-    "mask_fcn_logits": _PREDICTION,
-    "conv_seg": _PREDICTION,
-    "rpn_head.conv": _SHARED,
-    "rpn_head.conv.*": _SHARED,
-    "rpn.head.conv.*": _SHARED,
+_SHARED = "runs at several sizes, as once per pyramid level: levels would mix their statistics"
+LEFT_BY_DEFAULT = {  # names of Detectron2, torchvision and MMSegmentation
+    **dict.fromkeys(
+        ("objectness_logits", "anchor_deltas", "cls_score", "cls_logits", "bbox_pred", "bbox_reg")
+        + ("ctrness", "bbox_ctrness", "score_lowres", "kps_score_lowres", "predictor", "mask_fcn_logits")
+        + ("classification_head.module_list.?", "regression_head.module_list.?")  # SSD
+        + ("classification_head.module_list.?.1", "regression_head.module_list.?.1")  # SSDlite
+        + ("conv_seg", "*_conv_seg", "*_cls_seg", "fc_seg", "cls_embed", "class_embed"),
+        _PREDICTION,
+    ),
+    **dict.fromkeys(
+        ("rpn_head.conv", "rpn_head.conv.*", "rpn.head.conv.*", "cls_subnet.*", "bbox_subnet.*")
+        + ("classification_head.conv.*", "regression_head.conv.*"),
+        _SHARED,
+    ),
 }
 
 
@@ -75,15 +77,18 @@ class RuleBook:
                 return value, f"rule {pattern!r}"
         return None
 
-    def decide(self, name: str, kind: str) -> tuple[WhiteningConfig | None, str]:
+    def decide(self, name: str, kind: str, shared: bool = False) -> tuple[WhiteningConfig | None, str]:
         """Configuration to convert with, or None to leave; and the reason.
 
         Args:
             name: A linear layer's name.
             kind: Its type: a key of ``LINEAR_TYPES``.
+            shared: Whether it runs at several sizes in one forward pass, as a tower on all levels of a pyramid does.
         """
         found = self.lookup(name)
         if found is None:
+            if shared:
+                return None, _SHARED
             for pattern, reason in LEFT_BY_DEFAULT.items():
                 if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}"):
                     return None, reason

@@ -59,7 +59,7 @@ class NDConv2d(NDLayer, nn.Conv2d):
 
     def _fuses(self, x: Tensor) -> bool:
         """Whether scale and convolution are differentiated as one."""
-        return self._scale.fuses and self.config.grad == "detached" and fuses_scale(self, x)
+        return self._scale.fuses and self._scale_is_whole and self.config.grad == "detached" and fuses_scale(self, x)
 
     def _data_matrix(self, x: Tensor, scale: Tensor | None, padding: tuple[int, int], sampling: int) -> Tensor:
         stride = (self.stride[0] * sampling, self.stride[1] * sampling)

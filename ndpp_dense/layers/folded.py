@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from ndpp_dense.layers.functional import (
 from ndpp_dense.layers.linear import NDLinear
 from ndpp_dense.layers.local_scale import local_scale
 from ndpp_dense.layers.pass_through import LAST_OUTPUT, remember_output
+from ndpp_dense.layers.scale_ramp import ScaleRamp
 
 __all__ = ["FoldedConv2d", "FoldedConvTranspose2d", "FoldedLinear", "fold_layer"]
 
@@ -32,6 +34,7 @@ class _Folded(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
     local_scale: str
+    scale_ramp: ScaleRamp | None
     activation: Callable[[Tensor], Tensor] | None
 
     def _take(self, layer: NDLayer) -> None:
@@ -40,8 +43,13 @@ class _Folded(nn.Module):
         self.weight = nn.Parameter(layer.laid_out(weight.detach()), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
         self.local_scale = layer.config.local_scale
+        whole = layer.scale_ramp is None or layer.scale_ramp.complete
+        self.scale_ramp = None if whole else deepcopy(layer.scale_ramp)
         self.activation = layer.activation
         self.eval()
+
+    def _scaled(self, x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+        return (local_scale(self.local_scale).apply if self.scale_ramp is None else self.scale_ramp)(x, dims)
 
     def _activate(self, y: Tensor) -> Tensor:
         return remember_output(self, y if self.activation is None else self.activation(y))
@@ -64,7 +72,7 @@ class FoldedConv2d(_Folded, nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
-        x, scale = local_scale(self.local_scale).apply(x, SAMPLE_DIMS)
+        x, scale = self._scaled(x, SAMPLE_DIMS)
         x, padding = pad_input(self, x)
         y = scaled_conv2d(self, x, scale, self.weight, self.bias, padding)
         return self._activate(y)
@@ -79,7 +87,7 @@ class FoldedConvTranspose2d(_Folded, nn.ConvTranspose2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(N, in_channels, H, W)`` to ``(N, out_channels, H', W')``."""
-        x, scale = local_scale(self.local_scale).apply(x, SAMPLE_DIMS)
+        x, scale = self._scaled(x, SAMPLE_DIMS)
         y = scaled_conv_transpose2d(self, x, scale, self.weight, self.bias)
         return self._activate(y)
 
@@ -93,7 +101,7 @@ class FoldedLinear(_Folded, nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., in_features)`` to ``(..., out_features)``."""
-        x, scale = local_scale(self.local_scale).apply(x, FEATURE_DIMS)
+        x, scale = self._scaled(x, FEATURE_DIMS)
         y = scaled_linear(x, scale, self.weight, self.bias, self.weight.dtype)
         return self._activate(y)
 

@@ -1,4 +1,4 @@
-"""Which layer a norm goes with, where containers stand between the two."""
+"""Which layer a norm goes with by where it stands, for models that no guessed input runs."""
 
 import pytest
 import timm
@@ -6,6 +6,12 @@ import torch
 from torch import nn
 
 from ndpp_dense import convert_to_ndpp
+from ndpp_dense.conversion import convert
+
+
+@pytest.fixture(autouse=True)
+def _never_run(monkeypatch):
+    monkeypatch.setattr(convert, "watch_guessed", lambda model: None)
 
 
 def conv(channels=6):

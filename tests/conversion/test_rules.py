@@ -1,7 +1,10 @@
 import pytest
+import torch
 from torch import nn
+from torchvision.models import get_model
 
 from ndpp_dense import NDLinear, WhiteningConfig, convert_to_ndpp
+from ndpp_dense.conversion import convert
 from ndpp_dense.conversion.rules import LEFT_BY_DEFAULT, RuleBook
 
 BASE = WhiteningConfig(eps=0.5)
@@ -35,7 +38,7 @@ def test_values():
 
 @pytest.mark.parametrize("pattern", LEFT_BY_DEFAULT)
 def test_prediction_layers_are_left_unless_named(pattern):
-    name = "roi_heads.0." + pattern.replace("*", "0")
+    name = "roi_heads.0." + pattern.replace("*", "0").replace("?", "0")
     config, reason = _decide({nn.Conv2d: True}, name, "Conv2d")
     assert config is None
     assert reason in LEFT_BY_DEFAULT.values()
@@ -101,3 +104,25 @@ def test_a_norm_inside_a_converted_layer_cannot_be_kept():
         convert_to_ndpp(nn.Sequential(conv), rules={"0.norm": False})
     report = convert_to_ndpp(nn.Sequential(conv, nn.Linear(3, 3)), rules={"0*": False})
     assert report.converted == ["1"]
+
+
+DETECTORS = {
+    "retinanet_resnet50_fpn": ("cls_logits", "bbox_reg"),
+    "fcos_resnet50_fpn": ("cls_logits", "bbox_reg", "bbox_ctrness"),
+    "keypointrcnn_resnet50_fpn": ("kps_score_lowres", "cls_score", "bbox_pred"),
+    "ssd300_vgg16": ("classification_head.module_list.0", "regression_head.module_list.5"),
+    "ssdlite320_mobilenet_v3_large": ("classification_head.module_list.0.1", "regression_head.module_list.5.1"),
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_prediction_layers_and_shared_towers_of_torchvision_are_left_by_name(name, monkeypatch):
+    monkeypatch.setattr(convert, "watch_guessed", lambda model: None)
+    with torch.device("meta"):
+        model = get_model(name, weights=None, weights_backbone=None)
+    report = convert_to_ndpp(model)
+    for ending in DETECTORS[name]:
+        assert any(layer.endswith(f".{ending}") for layer in report.left)
+        assert not any(layer.endswith(f".{ending}") for layer in report.converted)
+    if name in ("retinanet_resnet50_fpn", "fcos_resnet50_fpn"):
+        assert not any(layer.startswith("head") for layer in report.converted)

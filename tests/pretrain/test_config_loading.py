@@ -85,7 +85,7 @@ def test_overrides_come_last(write):
         ("- lr", [], ValueError, "holds a list"),
         ("_base_: none.yaml", [], FileNotFoundError, "names 'none.yaml'"),
         ("_base_: leaf.yaml", [], ValueError, "builds on itself"),
-        ("lr: fast", [], ValueError, "lr = 'fast'"),
+        ("lr: fast", [], ValueError, "lr is 'fast'"),
         ("lr: 1", ["ndpp.epss=1"], ValueError, "Did you mean 'eps'"),
     ],
 )

@@ -23,7 +23,13 @@ from ndpp_dense.config_files import find_config, yaml_fault
 from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
-from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
+from ndpp_dense.integrations.detectron2.class_checks import class_key
+from ndpp_dense.integrations.detectron2.datasets import (
+    check_available,
+    register_coco,
+    register_demo,
+    validate_registered,
+)
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.reading import check_proposals
 from ndpp_dense.integrations.detectron2.setting_checks import check_settings
@@ -83,6 +89,7 @@ def build_config(
         cfg.OUTPUT_DIR = str(Path("output") / path.stem)
     _merge_overrides(cfg, overrides)
     check_available([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    remarks += _check_registered(cfg, [flag.partition("=")[0].strip() for flag in datasets])
     check_proposals(cfg)
     if auto_scale is not None:
         cfg, changes = _scaled(cfg, Scaling(auto_scale, comm.get_world_size()))
@@ -161,14 +168,17 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None
     if twice:
         raise ValueError(f"--dataset is given twice for {', '.join(twice)}: give each set its own name.")
     chosen = chosen or cfg
-    summaries = {source.name: register_coco(source, masks=chosen.MODEL.MASK_ON) for source in sources}
+    masks, keypoints = chosen.MODEL.MASK_ON, chosen.MODEL.KEYPOINT_ON
+    summaries = {source.name: register_coco(source, masks=masks, keypoints=keypoints) for source in sources}
     for name, summary in summaries.items():
         _check_thinnest(chosen, name, summary)
     cfg.DATASETS.TRAIN = tuple(name for name in names if name.endswith("_train"))
     cfg.DATASETS.TEST = tuple(name for name in names if name.endswith("_val"))
     categories = _common_categories(summaries)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
-    remarks = [f"{len(categories)} categories in the data: MODEL.ROI_HEADS.NUM_CLASSES is {len(categories)}"]
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
+    remarks = []
+    if key := class_key(chosen):
+        remarks.append(f"{len(categories)} categories in the data: {key} is {len(categories)}")
     if any(summary.mask_format in ("bitmask", "mixed") for summary in summaries.values()):
         cfg.INPUT.MASK_FORMAT = "bitmask"
         remarks.append("masks are RLE: INPUT.MASK_FORMAT is bitmask")
@@ -177,9 +187,26 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None
     return [*remarks, *(f"warning: {line}" for summary in summaries.values() for line in summary.warnings)]
 
 
+def _check_registered(cfg: CfgNode, checked: Sequence[str]) -> list[str]:
+    """Checks sets that the user's own code has registered; returns what is unusual in them."""
+    remarks: list[str] = []
+    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        needed = {"masks": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+        summary = None
+        if name not in checked:
+            summary = validate_registered(name, **needed, evaluated=name in cfg.DATASETS.TEST)
+        if summary is None:
+            continue
+        _check_thinnest(cfg, name, summary)
+        if cfg.MODEL.MASK_ON and summary.mask_format in ("bitmask", "mixed") and cfg.INPUT.MASK_FORMAT != "bitmask":
+            raise ValueError(f"data set {name!r} has masks as RLE: set INPUT.MASK_FORMAT bitmask.")
+        remarks += [f"warning: {line}" for line in summary.warnings]
+    return remarks
+
+
 def _check_thinnest(cfg: CfgNode, name: str, summary: CocoSummary) -> None:
     """An image that resizing leaves without pixels would end the run when its turn comes."""
-    if name.endswith("_train"):
+    if name.endswith("_train") or name in cfg.DATASETS.TRAIN:
         shortest, longest = min(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
     else:
         shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
