@@ -86,7 +86,7 @@ def convert_to_ndpp(
     records |= other_layers(model, records)
     if not any(record.action == "converted" for record in records.values()):
         raise ValueError("Nothing was converted:\n" + str(ConversionReport(list(records.values()))))
-    report = ConversionReport([records[module] for module in model.modules() if module in records])
+    report = ConversionReport([records[m] for m in model.modules() if m in records], frozenset(flow.sizes))
     replace_modules(model, replacements)
     use_no_fused_kernels(model)
     work_on_copies(model)
