@@ -4,9 +4,8 @@ import json
 import re
 
 import pytest
-from doc_pages import ROOT
-
 import reference
+from doc_pages import ROOT
 from studies import front, whitening
 
 

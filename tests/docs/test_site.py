@@ -11,6 +11,8 @@ from doc_pages import ROOT
 PARTS = ("sphinx", "myst_parser", "pydata_sphinx_theme")
 ABSENT = [part for part in PARTS if importlib.util.find_spec(part) is None]
 
+ELSEWHERE = r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(https?:)?//[^\"]+\""
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
@@ -34,7 +36,9 @@ def test_nothing_is_fetched_by_a_reader(site):
     asked = [
         f"{path.relative_to(site)}: {found}"
         for path in site.rglob("*.html")
-        for found in re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(https?:)?//[^\"]+\"", path.read_text())
+        for found in re.findall(
+            r"<(?:script|link|img|iframe)[^>]+(?:src|href)=\"(https?:)?//[^\"]+\"", path.read_text()
+        )
     ]
     asked += [
         f"{path.relative_to(site)}: {found}"
