@@ -43,7 +43,7 @@ class CocoSummary:
     warnings: tuple[str, ...] = ()
     thinnest: tuple[str, int, int] = ("", 1, 1)
     keypoints: tuple[str, ...] = ()
-    sizes: Sizes | None = None
+    sizes: Sizes = Sizes(0, 1.0, 1.0, (1.0, 1.0, 1.0), 0)
 
 
 def validate_coco(

@@ -8,7 +8,27 @@ from detectron2.config import CfgNode
 
 from ndpp_dense.datasets.coco.sizes import PARTS, Fit, Sizes
 
-__all__ = ["fit_to_data"]
+__all__ = ["fit_remarks", "fit_to_data"]
+
+
+def fit_remarks(cfg: CfgNode, chosen: CfgNode, sizes: Sizes, fit: bool) -> list[str]:
+    """Sets what fits a training set, or proposes it.
+
+    Args:
+        cfg: Changed in place where ``fit`` is set.
+        chosen: The configuration as it will be, with what the user has overridden.
+        sizes: Of the training set.
+        fit: Whether to set it.
+
+    Returns:
+        A line for each key.
+    """
+    lines = []
+    for key, (value, reason) in fit_to_data(chosen, sizes).items():
+        if fit:
+            cfg.merge_from_list([key, value])
+        lines.append(f"{key} is {value}: {reason}" if fit else f"--fit-data would set {key} {value}: {reason}")
+    return lines
 
 
 def fit_to_data(cfg: CfgNode, sizes: Sizes) -> dict[str, tuple[Any, str]]:

@@ -31,7 +31,7 @@ from ndpp_dense.integrations.detectron2.datasets import (
     register_demo,
     validate_registered,
 )
-from ndpp_dense.integrations.detectron2.fitting import fit_to_data
+from ndpp_dense.integrations.detectron2.fitting import fit_remarks
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.reading import check_proposals
 from ndpp_dense.integrations.detectron2.setting_checks import check_settings
@@ -197,7 +197,8 @@ def register_datasets(
         remarks.append("masks are RLE: INPUT.MASK_FORMAT is bitmask")
     if not cfg.DATASETS.TEST:
         remarks.append("no --dataset NAME_val=...: nothing is evaluated (DATASETS.TEST is empty)")
-    remarks += _fitted(cfg, chosen, summaries, fit)
+    trained = [summary.sizes for name, summary in summaries.items() if name.endswith("_train")]
+    remarks += fit_remarks(cfg, chosen, trained[0], fit) if trained else []
     return [*remarks, *(f"warning: {line}" for summary in summaries.values() for line in summary.warnings)]
 
 
@@ -216,19 +217,6 @@ def _check_registered(cfg: CfgNode, checked: Sequence[str]) -> list[str]:
             raise ValueError(f"data set {name!r} has masks as RLE: set INPUT.MASK_FORMAT bitmask.")
         remarks += [f"warning: {line}" for line in summary.warnings]
     return remarks
-
-
-def _fitted(cfg: CfgNode, chosen: CfgNode, summaries: dict[str, CocoSummary], fit: bool) -> list[str]:
-    """What fits the first training set; set where asked for, else proposed."""
-    sizes = next((summary.sizes for name, summary in summaries.items() if name.endswith("_train")), None)
-    if sizes is None:
-        return []
-    lines = []
-    for key, (value, reason) in fit_to_data(chosen, sizes).items():
-        if fit:
-            cfg.merge_from_list([key, value])
-        lines.append(f"{'' if fit else '--fit-data would set '}{key}{' is' if fit else ''} {value}: {reason}")
-    return lines
 
 
 def _check_thinnest(cfg: CfgNode, name: str, summary: CocoSummary) -> None:

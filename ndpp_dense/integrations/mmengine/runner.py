@@ -119,7 +119,8 @@ class NDPPRunner(Runner):
         return given
 
     def _calibrate(self, model: Any, options: Any, untrained: set[str]) -> None:
-        loader, start = deepcopy(self._train_dataloader), time.perf_counter()
+        start = time.perf_counter()
+        loader: Any = deepcopy(self._train_dataloader)
         loader.update(num_workers=0, persistent_workers=False, prefetch_factor=None)
         with isolated_rng(_SEED):
             batches = list(islice(self.build_dataloader(loader, seed=_SEED), options.calibrate_batches))
