@@ -109,7 +109,7 @@ def settings_fault(command, config, args):
         from ndpp_dense.pretrain.config_loading import load_config
 
         load_config(config, args.overrides)
-    return None
+    return
 
 
 def make_fault(words):

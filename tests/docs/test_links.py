@@ -25,9 +25,7 @@ def broken(page, root=ROOT):
     for link in links(page):
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
-        if not target.exists() or not target.is_relative_to(root):
-            faults.append(link)
-        elif anchor and anchor not in anchors(target):
+        if not target.exists() or not target.is_relative_to(root) or anchor and anchor not in anchors(target):
             faults.append(link)
     return faults
 
