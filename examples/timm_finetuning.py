@@ -41,7 +41,7 @@ def main() -> None:
     model = timm.create_model("resnet18", num_classes=10)  # with pretrained=True: weights from the network
     train(model, *training, args.steps, lr=0.05)
     print(f"batch norm: {accuracy(model, *test):.1%}")
-    calibrate_ndpp(model, training[0].split(100), WhiteningConfig.fast("imagenet"), RULES)
+    calibrate_ndpp(model, training[0].split(100), WhiteningConfig.fast("imagenet"), RULES, num_batches=5)
     print(f"calibrated: {accuracy(model, *test):.1%}")
     train(model, *training, args.steps, lr=0.005)
     print(f"fine-tuned: {accuracy(model, *test):.1%}")
