@@ -4,6 +4,7 @@ Examples::
 
     ndpp train-seg --config deeplabv3_ndpp_demo
     ndpp train-seg --config deeplabv3_r18_ndpp_camvid --dataset data/camvid --resume
+    ndpp train-seg --config deeplabv3_r18_ndpp_camvid --dataset FOLDER --classes names.txt
     ndpp train-seg --config deeplabv3_ndpp_demo --weights ndpp://deeplabv3_ndpp_demo
     ndpp train-seg --config deeplabv3_r50_ndpp --weights deeplabv3_r50_syncbn.pth --calibrate
     torchrun --nproc-per-node 8 -m ndpp_dense.cli train-seg --config deeplabv3_r50_ndpp_scratch --launcher pytorch --amp
@@ -26,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--config", required=True, metavar="NAME", help="path or bare name of a config")
     add("--work-dir", metavar="FOLDER", help="default: the config's, or output/<config name>")
-    add("--dataset", metavar="FOLDER", help="folder of the config's data set (its data_root)")
+    add(
+        "--dataset", metavar="FOLDER", help="folder of the config's data set (its data_root); with --classes any folder"
+    )
+    add("--classes", metavar="FILE", help="class names of --dataset, one a line; layout and suffixes are found out")
     add("--weights", metavar="NAME|PATH", help="start from (or evaluate) these: load_from, or of the model zoo")
     add("--calibrate", action="store_true", help="start as ND++ with the function of --weights, which have batch norms")
     add("--resume", action="store_true", help="continue the newest checkpoint of the work dir")
@@ -68,6 +72,7 @@ def _work(args: argparse.Namespace) -> None:
         weights=as_address(args.weights) if args.weights else None,
         work_dir=args.work_dir,
         dataset=args.dataset,
+        classes=args.classes,
         resume=args.resume,
         amp=args.amp,
         launcher=args.launcher,

@@ -10,6 +10,7 @@ from ndpp_dense.integrations.mmseg.data import CamVidDataset, CheckLabels, Class
 from ndpp_dense.integrations.mmseg.export import export_onnx  # noqa: E402
 from ndpp_dense.integrations.mmseg.loading import LoadCheckedImage, LoadCheckedLabels  # noqa: E402
 from ndpp_dense.integrations.mmseg.modeling import NDResNetV1c, build_ndpp_model, to_ndpp  # noqa: E402
+from ndpp_dense.integrations.mmseg.own_data import LabelFolderDataset  # noqa: E402
 from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, PoolingResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
 from ndpp_dense.integrations.mmseg.timm_backbone import NDPPTimmBackbone  # noqa: E402
@@ -18,6 +19,7 @@ __all__ = [
     "CamVidDataset",
     "CheckLabels",
     "ClassIoUMetric",
+    "LabelFolderDataset",
     "LoadCheckedImage",
     "LoadCheckedLabels",
     "NDPPReportHook",

@@ -18,6 +18,7 @@ from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.config import read_options
 from ndpp_dense.integrations.mmengine.setting_checks import check_settings, read_file
 from ndpp_dense.integrations.mmseg.checked_data import check_data, check_pipelines
+from ndpp_dense.integrations.mmseg.own_data import use_folder
 
 __all__ = ["build_config", "checkpoint_folder", "choose_resumed", "evaluated_checkpoint"]
 _LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
@@ -28,6 +29,7 @@ def build_config(
     *,
     work_dir: str | None = None,
     dataset: str | None = None,
+    classes: str | None = None,
     resume: bool = False,
     amp: bool = False,
     launcher: str = "none",
@@ -38,7 +40,9 @@ def build_config(
     Args:
         name: path of a config, or the bare name of one that comes with the package.
         work_dir: folder of the run; None takes the config's, or ``output/<config name>`` where it sets none.
-        dataset: folder of the config's data set, in place of every ``data_root``.
+        dataset: folder of the config's data set, in place of every ``data_root``; with ``classes`` any folder of images
+            and labels.
+        classes: file with the names of its classes, one a line.
         resume: continue the newest checkpoint of ``work_dir``.
         amp: mixed precision in bfloat16.
         launcher: ``none``, ``pytorch``, ``slurm`` or ``mpi``.
@@ -51,7 +55,12 @@ def build_config(
     """
     path = find_config(name)
     config = read_file(path)
-    if dataset is not None:
+    if classes is not None:
+        if dataset is None:
+            raise ValueError(f"--classes {classes} names the classes of --dataset FOLDER: give both.")
+        for line in use_folder(config, dataset, classes):
+            print_log(line, "current")
+    elif dataset is not None:
         for loader in filter(None, map(config.get, _LOADERS)):
             loader.dataset.data_root = dataset
     _check_options(config, options or {})
