@@ -1,16 +1,22 @@
 # One environment in .venv, built from the package registry that pip is set up for; every target runs in it.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.10 || command -v python3)
+# The first of these that is there and starts: a version manager's stand-in is there for releases that it has not.
+PYTHON ?= $(shell for v in 3.11 3.12 3.13 3.14 3.10 3; do \
+    command -v python$$v >/dev/null && python$$v -c '' 2>/dev/null && command -v python$$v && break; done)
 VENV      := .venv
 BIN       := $(VENV)/bin
-EXTRAS    := detectron2,mmseg,pretrain,dev
+# Which MMSegmentation: mmseg (1.2.2) or onedl (the maintained forks, in a VENV of their own).
+MMSEG     := mmseg
+EXTRAS    := detectron2,$(MMSEG),pretrain,dev
 PACKAGES  := $(VENV)/.packages
 DETECTRON := $(VENV)/.detectron2
+SPHINX    := $(VENV)/.sphinx
 INSTALLER := $(wildcard ndpp_dense/cli/install_detectron2/*.py)
+TESTS     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg test test-all lint bench gpu-kit clean
+.PHONY: help env demo demo-seg test test-all coverage lint docs bench gpu-kit clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,8 +24,8 @@ help:  ## list the targets
 env: $(DETECTRON)  ## build .venv with all extras and Detectron2
 
 $(PACKAGES): pyproject.toml constraints.txt
-	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 12) and \
-	    f"Python 3.10, 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}: run make env PYTHON=/path/to/python3.11")'
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 14) and \
+	    f"Python 3.10 to 3.14 is needed, $(PYTHON) is {v[0]}.{v[1]}: run make env PYTHON=/path/to/python3.12")'
 	@echo "env 1/4: $(VENV) with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv $(VENV)
 	@echo "env 2/4: torch, the largest download"
@@ -39,16 +45,29 @@ demo: env  ## train the small Mask R-CNN with ND++ on generated data
 demo-seg: env  ## train the small DeepLabv3 with ND++ on generated streets
 	$(BIN)/ndpp train-seg --config deeplabv3_ndpp_demo
 
-test: env  ## run the default tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+test: env  ## run the default tests, a process a core
+	$(TESTS)
 
 test-all: env  ## run the slow tests too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not gpu'
+	$(TESTS) -m 'not gpu'
 
-lint: env  ## ruff check, ruff format --check, pyright
+coverage: env  ## run the default tests, and show which lines of the package they reach
+	$(TESTS) --cov --cov-report=term:skip-covered
+
+lint: env  ## ruff check, ruff format --check, codespell, pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/pyright
+
+$(SPHINX): $(DETECTRON)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the site is built with Python 3.11 or 3.12: \
+	    make clean docs PYTHON=/path/to/python3.11")'
+	@$(PIP) --editable '.[docs]'
+	@touch $@
+
+docs: $(SPHINX)  ## build the site in docs/_build/html, warnings as errors
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs docs/_build/html
 
 bench: env  ## measure speed, memory and communication against the peers, with small sizes
 	$(BIN)/python tools/benchmark.py --quick
@@ -57,5 +76,5 @@ gpu-kit: env  ## collect what tools/gpu_report.py needs on a machine with a GPU 
 	$(BIN)/python tools/gpu_kit.py
 
 clean:  ## remove the environment, caches and outputs
-	rm -rf $(VENV) output build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) output build dist docs/_build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         synchronize_stats,
         update_stats,
     )
+    from ndpp_dense.layers.scale_ramp import ramp_local_scale
     from ndpp_dense.layers.statistics.steps import micro_batch_of_step, settle_stats
     from ndpp_dense.training.micro_batches import micro_batches_of_step
     from ndpp_dense.zoo import load_checkpoint
@@ -56,6 +57,7 @@ _HOMES = {
     "micro_batch_of_step": "ndpp_dense.layers.statistics.steps",
     "micro_batches_of_step": "ndpp_dense.training.micro_batches",
     "nd_layers": "ndpp_dense.layers",
+    "ramp_local_scale": "ndpp_dense.layers.scale_ramp",
     "settle_stats": "ndpp_dense.layers.statistics.steps",
     "synchronize_stats": "ndpp_dense.layers.model_statistics",
     "update_stats": "ndpp_dense.layers.model_statistics",
@@ -84,6 +86,7 @@ __all__ = [
     "micro_batch_of_step",
     "micro_batches_of_step",
     "nd_layers",
+    "ramp_local_scale",
     "settle_stats",
     "synchronize_stats",
     "update_stats",

@@ -1,4 +1,4 @@
-"""Addresses as they may be shown: without the user, the password, and what a query says."""
+"""Text of others as it may be shown: addresses without secrets, and no signs that steer a terminal."""
 
 from __future__ import annotations
 
@@ -9,12 +9,29 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-__all__ = ["hide_secrets", "redacted", "redacted_address"]
+__all__ = ["hide_secrets", "printable", "redacted", "redacted_address", "shown"]
 
 _ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>[^\s'\"<>]*)")
 _WHOLE = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<rest>.*)", re.DOTALL)
 _PART = re.compile(r"([^&;=]+=)?[^&;]+")  # of a query: its name may be shown
 _HIDDEN = "***"
+# Control characters but tab and line feed, halves of characters, and what turns the direction of writing.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # which frameworks put into their log
+
+
+def printable(text: str) -> str:
+    """A text in which signs that a terminal would obey, or no file can hold, are escaped as in Python.
+
+    Args:
+        text: Of any origin: names in annotations, of files, of classes, messages that quote them.
+    """
+    return _UNPRINTABLE.sub(lambda sign: sign[0].encode("unicode_escape").decode(), text)
+
+
+def shown(text: str) -> str:
+    """A text :func:`printable` and :func:`redacted`: what all that the commands write goes through."""
+    return printable(redacted(text))
 
 
 def redacted(text: str) -> str:
@@ -49,19 +66,25 @@ def hide_secrets() -> None:
     sys.excepthook = _redacted_traceback
 
 
+def _shown_in_log(message: str) -> str:
+    colours = _COLOUR.findall(message)
+    texts = (shown(text) for text in _COLOUR.split(message))
+    return "".join(part for pair in zip(texts, [*colours, ""], strict=True) for part in pair)
+
+
 def _redacted_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
     record = logging.LogRecord(*args, **kwargs)
     try:
         message = record.getMessage()
     except (TypeError, ValueError):  # what is wrong with the arguments is said where it is formatted
         return record
-    hidden = redacted(message)
+    hidden = _shown_in_log(message)
     if hidden != message:
         record.msg, record.args = hidden, None
     if record.exc_info:
-        record.exc_text = redacted("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
+        record.exc_text = shown("".join(traceback.format_exception(*record.exc_info)).rstrip("\n"))
     return record
 
 
 def _redacted_traceback(kind: type[BaseException], error: BaseException, at: TracebackType | None) -> None:
-    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, at))))
+    sys.stderr.write(shown("".join(traceback.format_exception(kind, error, at))))

@@ -1,12 +1,67 @@
-"""Shared by all tests: running a worker script in several processes."""
+"""Shared by all tests: what one leaves behind is taken away, worker scripts, and which Detectron2 is tested."""
 
+import atexit
+import logging
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+
+
+def _use_checkout(checkout: Path) -> None:
+    """Puts a checkout of Detectron2, edited as ``ndpp install-detectron2 --source`` does, before an installed one."""
+    from ndpp_dense.cli.install_detectron2.port import edit_tree
+    from ndpp_dense.cli.install_detectron2.sources import copy_checkout
+
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    top = copy_checkout(checkout, Path(folder.name))
+    list(edit_tree(top / "detectron2"))
+    sys.path.insert(0, str(top))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(top), os.environ.get("PYTHONPATH")]))  # of commands
+
+
+if os.environ.get("DETECTRON2_SOURCE"):
+    _use_checkout(Path(os.environ["DETECTRON2_SOURCE"]))
+
+
+@pytest.fixture(autouse=True)
+def restore_loggers():
+    """Undoes what a command did to the loggers: its handlers write to a stream that is closed when the test ends."""
+    before = {logger: (logger.handlers[:], logger.propagate, logger.level) for logger in _loggers()}
+    yield
+    for logger in _loggers():
+        logger.handlers[:], logger.propagate, level = before.get(logger, ([], True, logging.NOTSET))
+        logger.setLevel(level)
+
+
+def _loggers():
+    named = logging.Logger.manager.loggerDict.values()
+    return [logging.getLogger(), *(logger for logger in named if isinstance(logger, logging.Logger))]
+
+
+@pytest.fixture(autouse=True)
+def restore_catalog():
+    """Takes away the data sets that a test registered with Detectron2, which the next one would find."""
+    before = _registered()
+    yield
+    for name in _registered() - before:
+        if not name.startswith(DETECTRON2_SETS):  # they come with the first import
+            data = sys.modules["detectron2.data"]
+            data.DatasetCatalog.remove(name)
+            data.MetadataCatalog.pop(name, None)
+
+
+DETECTRON2_SETS = ("ade20k_", "cityscapes_", "coco_", "keypoints_coco_", "lvis_", "voc_")
+
+
+def _registered():
+    data = sys.modules.get("detectron2.data")
+    return set(data.DatasetCatalog.list()) if data else set()
 
 
 @pytest.fixture(scope="session")

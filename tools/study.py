@@ -6,10 +6,12 @@
     python tools/study.py camvid table
     python tools/study.py perceptual run --data TAR
     python tools/study.py shift run --data TAR --method bn vgg_gap
+    python tools/study.py front table
 
 `run` trains each combination and keeps one JSON file a run in docs/results/<study>/; what is there already is left.
 `time` measures the training step of all methods in one process, interleaved. `table` writes docs/results/<study>.md and
-.png from these files. With `--note WORDS` a record says what was special about its run.
+.png from these files, `front table` the table of README.md and docs/index.md. With `--note WORDS` a record says what
+was special about its run.
 """
 
 import argparse
@@ -17,7 +19,18 @@ from importlib import import_module
 
 from studies.engine import add_commands, obey
 
-STUDIES = ("calibration", "camvid", "imagenette", "nuclei", "perceptual", "pooling", "shift")
+STUDIES = (
+    "calibration",
+    "camvid",
+    "finetune",
+    "front",
+    "imagenette",
+    "nuclei",
+    "perceptual",
+    "pooling",
+    "shift",
+    "whitening",
+)
 
 
 def main(argv: list[str] | None = None) -> None:

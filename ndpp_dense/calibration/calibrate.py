@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from itertools import islice
 from typing import Any
@@ -34,6 +35,7 @@ def calibrate_ndpp(
     rules: Mapping[Any, Rule] | None = None,
     num_batches: int = 20,
     forward: Run | None = None,
+    untrained: Collection[str] = (),
 ) -> ConversionReport:
     """Converts a trained model with batch norms into an ND++ model that computes the same, to be fine-tuned.
 
@@ -47,6 +49,8 @@ def calibrate_ndpp(
     * ``"l1"``, ``"std"``: every layer is exact for a sample whose scale is the average one. Sample n gets
       ``m / m_n W x_n + b`` (Eq. 3 with ``s_n = 1 / m_n``; m is the samples' mean of ``m_n``). ("std" centres before it
       pads, and is not exact at borders.)
+
+    * ``"l1"`` with ``scale_steps``: the original outputs, and ``"l1"`` after so many steps.
 
     With local scale in every layer the answer is the same for an image at any contrast, as that of the original was
     not. No weights bring that back. Leave it out of the layers that no shortcut goes around, as in a ResNet of timm's
@@ -70,7 +74,11 @@ def calibrate_ndpp(
         rules: Exceptions, as :func:`ndpp_dense.convert_to_ndpp` takes them. False for a norm keeps it.
         num_batches: How many to use, >= 1. Each layer needs as many rows (positions of all samples) as D has, or more.
         forward: Runs the model, which is in evaluation mode, on a batch and returns its output; ``model(batch)`` by
-            default. It must reach all layers to be converted.
+            default. It must reach all layers to be converted, and be the same at every call: a model that draws
+            proposals needs its random numbers from a seed. See :func:`ndpp_dense.calibration.training_paths` for models
+            that reach some layers in training mode only.
+        untrained: Names of layers whose weights are newly initialised, such as a head for other classes. They keep them
+            and start as ND++ layers do, with the statistics of their inputs.
 
     Returns:
         The report; it says of every norm into which layer it went, or why it stays.
@@ -88,8 +96,9 @@ def calibrate_ndpp(
         convert_to_ndpp(twin, config, folds.rules)
         twin.eval()
         originals = {n: OriginalLayer(n, model, folds.norm_of.get(n), twin) for n, _ in nd_layers(twin)}
-        _prove(twin, folds, originals, lambda: run(twin, batches[0]))
-        _fit_layers(twin, originals, batches, run)
+        with _referring(twin):
+            _prove(twin, folds, originals, lambda: run(twin, batches[0]))
+        _fit_layers(twin, originals, batches, run, untrained)
     report = folds.explain(convert_to_ndpp(model, config, folds.rules))
     _take_over(model, twin)
     return report
@@ -111,11 +120,45 @@ def _prove(twin: nn.Module, folds: Folds, originals: Mapping[str, OriginalLayer]
     refuse_difference(folds.before, after, folds.norm_of.values())
 
 
-def _fit_layers(twin: nn.Module, originals: Mapping[str, OriginalLayer], batches: list[Any], run: Run) -> None:
-    """Estimates the statistics of all layers and fits their parameters."""
+@contextmanager
+def _referring(twin: nn.Module) -> Iterator[None]:
+    """Lets the layers whose scale comes in by steps refer to the average magnitude of the samples seen inside."""
+    layers = {name: layer for name, layer in nd_layers(twin) if layer.scale_ramp is not None}
+    sums = {name: torch.zeros(3, dtype=torch.float64, device=layer.weight.device) for name, layer in layers.items()}
+
+    def observe(name: str) -> Callable[..., None]:
+        def hook(module: NDLayer, args: tuple[Tensor, ...]) -> None:
+            sums[name] += scale_sums(module, args[0])
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(observe(name)) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+    if layers:
+        total = sum_over_ranks(torch.stack(list(sums.values())))
+        for layer, own in zip(layers.values(), total, strict=True):
+            layer.scale_ramp.refer_to(average_scale(own).magnitude)  # pyright: ignore[reportOptionalMemberAccess]
+
+
+def _fit_layers(
+    twin: nn.Module,
+    originals: Mapping[str, OriginalLayer],
+    batches: list[Any],
+    run: Run,
+    untrained: Collection[str],
+) -> None:
+    """Estimates the statistics of all layers and fits the parameters of those that are trained."""
     scales = _estimate(twin, originals, batches, run)
     for name, layer in nd_layers(twin):
-        error = fit(layer, *originals[name].plain_parameters(), scales[name])
+        if name in untrained:
+            continue
+        ramp = layer.scale_ramp
+        scale = scales[name] if ramp is None else SampleScale(ramp.reference.double(), scales[name].centre)
+        error = fit(layer, *originals[name].plain_parameters(), scale)
         if not error <= LARGEST_ERROR:
             raise ValueError(
                 f"The weight of {name!r} is off by {error:.1e} (relative) after calibration: D is too ill-conditioned "

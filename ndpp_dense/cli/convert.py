@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("output", metavar="OUTPUT", help=".pth; for timm and torchvision .safetensors too")
     add("--from", dest="source", choices=formats, help="format of FILE; recognised by its names if not given")
     add("--to", dest="target", choices=formats, required=True, help="format of OUTPUT")
-    add("--model", metavar="NAME", help="backbone; recognised by its shapes if it is a ResNet")
+    add("--model", metavar="NAME", help="backbone; recognised by its shapes if it is a ResNet or a pooling transformer")
     add("--allow", action="append", default=[], metavar="PATTERN", help="keys to drop, or to do without; repeatable")
     group = parser.add_argument_group("ND++ from batch norms")
     add = group.add_argument

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 
 from ndpp_dense.cli.warning_filters import quiet_frameworks
-from ndpp_dense.redaction import hide_secrets, redacted
+from ndpp_dense.redaction import hide_secrets, shown
 
 __all__ = ["Guard", "readable_errors", "shows_tracebacks", "user_message"]
 
@@ -17,7 +17,7 @@ __all__ = ["Guard", "readable_errors", "shows_tracebacks", "user_message"]
 _USER_ERRORS = (ValueError, FloatingPointError, OSError, ImportError)
 # What libraries raise for files and machines, by name, since importing them takes long; and what to do about it.
 _DAMAGED = "The file is damaged or of another kind: copy or download it again, or name another."
-_OUT_OF_MEMORY = "Take a smaller batch, more portions of it (accumulation), smaller images or mixed precision."
+_OUT_OF_MEMORY = "Take a smaller batch, more micro-batches of it (accumulation), smaller images or mixed precision."
 _LIBRARY_ERRORS = {
     "builtins.EOFError": _DAMAGED,
     "builtins.MemoryError": _OUT_OF_MEMORY,
@@ -73,14 +73,15 @@ def readable_errors(traceback: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+        if os.environ.get("RANK", "0") == "0":
+            sys.stderr.write("interrupted\n")
         raise SystemExit(130) from None
     except Exception as error:
         message = user_message(error)
         if message is None:
             raise
         rank = f" in process {os.environ['RANK']}" if "RANK" in os.environ else ""
-        sys.stderr.write(f"error{rank}: {redacted(message)}\n(--traceback shows where it arose)\n")
+        sys.stderr.write(f"error{rank}: {shown(message)}\n(--traceback shows where it arose)\n")
         sys.stderr.flush()
         raise SystemExit(2) from None
 

@@ -15,9 +15,11 @@ from ndpp_dense.cli.frameworks import predictor_of
 from ndpp_dense.cli.images import VIDEOS, Video, images_in, save_image, write_video
 from ndpp_dense.cli.launching import chosen_device
 from ndpp_dense.cli.output import check_folder, say
-from ndpp_dense.zoo import load_index
+from ndpp_dense.zoo import SCHEME, load_index
 
 __all__ = ["add_arguments", "run"]
+
+_OF_FILES = (".pth", ".pt", ".pkl", ".safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     check_folder("--output", args.output)
     if not 0 <= args.score <= 1:
         raise ValueError(f"--score {args.score} must be between 0 and 1.")
+    _check_name(args.weights)
     is_video = args.input.is_file() and args.input.suffix.lower() in VIDEOS
     images, left_out = ([], "") if is_video else images_in(args.input)
     index = load_index()
@@ -49,6 +52,17 @@ def run(args: argparse.Namespace) -> int:
     if left_out:
         say(f"{args.input}: left out are {left_out}")
     return _images(predictor, images, args)
+
+
+def _check_name(weights: str) -> None:
+    """A file alone does not say which network its weights are of."""
+    path = Path(weights)
+    if not weights.startswith(SCHEME) and ("://" in weights or path.suffix in _OF_FILES or path.exists()):
+        raise ValueError(
+            f"--weights {weights}: pictures are made with models of the model zoo, by their name (`ndpp zoo list`). To "
+            "draw what weights of your own find, give them with their config: `ndpp train-det --eval-only --config "
+            "CONFIG --weights FILE` (or train-seg) writes predictions.png; `ndpp zoo publish` gives them a name."
+        )
 
 
 def _images(predictor: Any, images: list[Path], args: argparse.Namespace) -> int:

@@ -12,10 +12,10 @@ from ndpp_dense.cli.parsing import Parser
 from ndpp_dense.cli.warning_filters import quiet_frameworks
 from ndpp_dense.redaction import hide_secrets
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main"]
 
 # The module of each command, and what it does. A module is imported when its command is called.
-_COMMANDS = {
+COMMANDS = {
     "train-det": ("train_det", "train and evaluate a Detectron2 model"),
     "train-seg": ("train_seg", "train and evaluate an MMSegmentation model"),
     "pretrain": ("pretrain", "train and evaluate a classifier"),
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = [*(sys.argv[1:] if argv is None else argv)]
     chosen = _parser().parse_args(words)
-    module = import_module(f"ndpp_dense.cli.{_COMMANDS[chosen.command][0]}")
+    module = import_module(f"ndpp_dense.cli.{COMMANDS[chosen.command][0]}")
     parser = Parser(prog=f"ndpp {chosen.command}", description=module.__doc__)
     module.add_arguments(parser)
     args = parser.parse(chosen.words)
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     from ndpp_dense import __version__
 
-    width = max(map(len, _COMMANDS))
-    listed = "\n".join(f"  {name:{width}}  {summary}" for name, (_, summary) in _COMMANDS.items())
+    width = max(map(len, COMMANDS))
+    listed = "\n".join(f"  {name:{width}}  {summary}" for name, (_, summary) in COMMANDS.items())
     parser = Parser(
         prog="ndpp",
         usage="%(prog)s [-h] [--version] [--traceback] COMMAND ...",
@@ -68,6 +68,6 @@ def _parser() -> Parser:
         epilog=f"commands:\n{listed}\n\n`ndpp COMMAND --help` shows what a command takes.",
     )
     parser.add_argument("--version", action="version", version=f"ndpp-dense {__version__}")
-    parser.add_argument("command", choices=_COMMANDS, metavar="COMMAND", help="one of those below")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     parser.add_argument("words", nargs=REMAINDER, metavar="...", help="what the command takes")
     return parser

@@ -7,15 +7,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ndpp_dense.redaction import redacted
+from ndpp_dense.redaction import shown
 
 __all__ = ["check_folder", "say", "table"]
 
 
 def say(*lines: str) -> None:
-    """Writes lines; secrets in addresses are left out."""
+    """Writes lines; secrets in addresses are left out, and signs that steer a terminal written out."""
     for line in lines:
-        sys.stdout.write(f"{redacted(line)}\n")
+        sys.stdout.write(f"{shown(line)}\n")
     sys.stdout.flush()
 
 
@@ -35,10 +35,12 @@ def check_folder(flag: str, folder: str | Path | None) -> None:
         folder: None, where it was not given, is right.
 
     Raises:
-        ValueError: It is a file or below one, or cannot be written to.
+        ValueError: It has no name, is a file or below one, or cannot be written to.
     """
     if folder is None:
         return
+    if not str(folder):  # a variable of a script that is not set
+        raise ValueError(f"{flag} is given and empty. Name a folder, there or not yet, or leave {flag} out.")
     there = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
     if not there.is_dir():
         raise ValueError(f"{flag} {folder}: {there} is a file. Name a folder, there or not yet.")

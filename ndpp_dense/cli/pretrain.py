@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", metavar="FOLDER", help="default: output/<config name>")
     add("--name", metavar="BACKBONE", help="another backbone than the config's")
     add("--weights", metavar="NAME|PATH", help="start from (or evaluate) these: weights=FILE, or of the model zoo")
+    add("--calibrate", action="store_true", help="start as ND++ with the function of --weights, which have batch norms")
     add("--resume", action="store_true", help="continue the newest checkpoint of the output folder")
     add("--eval-only", action="store_true", help="only evaluate weights=FILE (with --resume: the newest checkpoint)")
     add("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
@@ -56,8 +57,9 @@ def _work(args: argparse.Namespace) -> None:
     from ndpp_dense.pretrain.run import evaluate_only, logged, scaled, train
     from ndpp_dense.zoo import as_address
 
-    weights = [f"weights={as_address(args.weights)}"] if args.weights else []
-    config, path = load_config(args.config, [*args.overrides, *weights], name=args.name)
+    chosen = [f"weights={as_address(args.weights)}"] if args.weights else []
+    chosen += ["calibrate=true"] if args.calibrate else []
+    config, path = load_config(args.config, [*args.overrides, *chosen], name=args.name)
     output = Path(args.output or Path("output") / path.stem)
     with logged(output):
         torch.backends.cudnn.benchmark = True

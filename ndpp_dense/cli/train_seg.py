@@ -5,6 +5,7 @@ Examples::
     ndpp train-seg --config deeplabv3_ndpp_demo
     ndpp train-seg --config deeplabv3_r18_ndpp_camvid --dataset data/camvid --resume
     ndpp train-seg --config deeplabv3_ndpp_demo --weights ndpp://deeplabv3_ndpp_demo
+    ndpp train-seg --config deeplabv3_r50_ndpp --weights deeplabv3_r50_syncbn.pth --calibrate
     torchrun --nproc-per-node 8 -m ndpp_dense.cli train-seg --config deeplabv3_r50_ndpp_scratch --launcher pytorch --amp
     ndpp train-seg --config CONFIG --cfg-options optim_wrapper.optimizer.lr=0.05 model.ndpp.preset=paper
 """
@@ -27,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--work-dir", metavar="FOLDER", help="default: the config's, or output/<config name>")
     add("--dataset", metavar="FOLDER", help="folder of the config's data set (its data_root)")
     add("--weights", metavar="NAME|PATH", help="start from (or evaluate) these: load_from, or of the model zoo")
+    add("--calibrate", action="store_true", help="start as ND++ with the function of --weights, which have batch norms")
     add("--resume", action="store_true", help="continue the newest checkpoint of the work dir")
     add("--eval-only", action="store_true", help="only evaluate load_from (with --resume: the newest checkpoint)")
     add("--amp", action="store_true", help="mixed precision (bfloat16), on GPUs")
@@ -62,7 +64,7 @@ def _work(args: argparse.Namespace) -> None:
 
     evaluate_or_train(
         args.config,
-        options=args.cfg_options,
+        options=[*args.cfg_options, *(["model.ndpp.calibrate=True"] if args.calibrate else [])],
         weights=as_address(args.weights) if args.weights else None,
         work_dir=args.work_dir,
         dataset=args.dataset,

@@ -7,8 +7,9 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from ndpp_dense.distributed.join import join
 from ndpp_dense.distributed.leave import leave
 from ndpp_dense.distributed.patience import waiting_for_loaders
 from ndpp_dense.distributed.place import Place, find_place
-from ndpp_dense.distributed.stopping import SIGNALS, StoppedEarly, watching_for_stop
+from ndpp_dense.distributed.stopping import INTERRUPTED, SIGNALS, StoppedEarly, is_new_press, watching_for_stop
 
 __all__ = ["LaunchOptions", "launch"]
 
@@ -117,6 +118,8 @@ def launch(
         # A process that called sys.exit has said why; anything else (a signal) still needs the traceback.
         if error.signal_name is None:
             sys.exit(error.exit_code)
+        if error.signal_name == "SIGINT":
+            sys.exit(INTERRUPTED)
         raise
     return None
 
@@ -127,10 +130,20 @@ def _spawn(count: int, args: tuple) -> None:
     if context is None:  # only where torch has joined them itself
         return
     pids = context.pids()
-    before = {
-        number: signal.signal(number, lambda number, frame: [os.kill(pid, number) for pid in pids])
-        for number in SIGNALS
-    }
+    pressed = 0
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        if number == signal.SIGINT and is_new_press():
+            pressed += 1
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                # One that waits for another in an exchange would not hear the second Ctrl-C.
+                os.kill(pid, signal.SIGKILL if pressed > 1 else number)
+        if pressed > 1:
+            sys.exit(INTERRUPTED)
+
+    before = {number: signal.signal(number, pass_on) for number in (*SIGNALS, signal.SIGINT)}
     try:
         # The others need a moment to learn what happened, and to say it.
         while not context.join(grace_period=GRACE):

@@ -1,39 +1,112 @@
-"""Ending a run when a scheduler asks for it: at the next step, with a checkpoint, on all ranks together."""
+"""Ending a run when a scheduler or a person asks for it: at the next step, with a checkpoint, on all ranks together."""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
-__all__ = ["EXIT_CODE", "StoppedEarly", "stop_asked", "stopping_at_once", "watching_for_stop"]
+__all__ = [
+    "EXIT_CODE",
+    "INTERRUPTED",
+    "EvaluationStopped",
+    "StoppedEarly",
+    "UntilStopped",
+    "finishing_the_step",
+    "is_new_press",
+    "stop_agreed",
+    "stop_asked",
+    "stop_vote",
+    "stopping_at_once",
+    "until_stopped",
+    "watching_for_stop",
+]
 
 _log = logging.getLogger(__name__)
 
 EXIT_CODE = 75  # "try again later" in sysexits.h: what a batch script requeues on
+INTERRUPTED = 130  # of shells, after Ctrl-C: nothing is requeued
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # of scancel, preemption and torchrun; of sbatch --signal=USR1@120
+_ONE_PRESS = 1.0  # seconds in which one Ctrl-C may arrive twice: from the terminal, and passed on by a launcher
+_KEYBOARD = 4096.0  # what a rank's vote weighs after Ctrl-C: more than the votes of all ranks otherwise
 _asked = threading.Event()
+_by_keyboard = threading.Event()
+_pressed = [-_ONE_PRESS]  # when
 _at_once: list[str] = []  # what to say where there is nothing to save first
 
 
 class StoppedEarly(SystemExit):
-    """The run was asked to stop and has saved everything; ends the process with :data:`EXIT_CODE`."""
+    """The run was asked to stop and has saved everything; ends with :data:`EXIT_CODE` or :data:`INTERRUPTED`.
+
+    Args:
+        message: What was saved; the exit code is added to it.
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(EXIT_CODE)
-        self.message = message
+        super().__init__(INTERRUPTED if _by_keyboard.is_set() else EXIT_CODE)
+        self.message = f"{message} Exit code {self.code}."
 
     def __str__(self) -> str:
         return self.message
 
 
+class EvaluationStopped(Exception):  # noqa: N818  (a message within the program, no error of anybody)
+    """An evaluation inside a training was left, on all ranks, because one of them was asked to stop."""
+
+
+class UntilStopped:
+    """Batches of an evaluation, up to where this rank is asked to stop; all else is the loader's.
+
+    What was left out must be asked of all ranks, by :func:`stop_vote`, before results are gathered.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        return until_stopped(self._loader)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+def until_stopped(batches: Iterable[Any]) -> Iterator[Any]:
+    """The batches up to where this rank is asked to stop."""
+    for batch in batches:
+        if _asked.is_set():
+            return
+        yield batch
+
+
 def stop_asked() -> bool:
     """Whether this process got the signal. Ranks must agree before they act on it."""
     return _asked.is_set()
+
+
+def stop_vote() -> float:
+    """A number for a sum over all ranks, which :func:`stop_agreed` reads: 0 where this one was not asked to stop."""
+    return 0.0 if not _asked.is_set() else _KEYBOARD if _by_keyboard.is_set() else 1.0
+
+
+def stop_agreed(total: float) -> bool:
+    """Whether any rank was asked to stop; all of them then end with the same code.
+
+    Args:
+        total: Sum of :func:`stop_vote` over all ranks.
+    """
+    if total > _KEYBOARD / 2:
+        _by_keyboard.set()
+    return total > 0
 
 
 @contextmanager
@@ -46,8 +119,7 @@ def watching_for_stop() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _asked.clear()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _forget()
     own = os.getpid()
 
     def ask(number: int, frame: FrameType | None) -> None:
@@ -57,14 +129,49 @@ def watching_for_stop() -> Iterator[None]:
         if _at_once:
             raise StoppedEarly(_at_once[-1])
 
-    for number in SIGNALS:
-        signal.signal(number, ask)
     try:
-        yield
+        with _handled(ask, SIGNALS):
+            yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        _asked.clear()
+        _forget()
+
+
+@contextmanager
+def finishing_the_step() -> Iterator[None]:
+    """Inside the block Ctrl-C asks to stop as :data:`SIGNALS` do; pressed again, it ends the process at once.
+
+    Outside of it, where nothing would be lost, it ends the process as in any program of Python.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    own = os.getpid()
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != own:
+            return
+        again = _by_keyboard.is_set()
+        if not is_new_press():
+            return
+        if again:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(own, signal.SIGINT)
+        _by_keyboard.set()
+        _asked.set()
+        if int(os.environ.get("RANK", 0)) == 0:
+            sys.stderr.write("interrupted: a checkpoint is saved after this step; Ctrl-C again ends without\n")
+
+    with _handled(ask, (signal.SIGINT,)):
+        yield
+
+
+def is_new_press() -> bool:
+    """Whether Ctrl-C was pressed anew, and this is not the same press by another way."""
+    now = time.monotonic()
+    fresh = now - _pressed[0] >= _ONE_PRESS
+    if fresh:
+        _pressed[0] = now
+    return fresh
 
 
 @contextmanager
@@ -77,14 +184,30 @@ def stopping_at_once(what: str) -> Iterator[None]:
     Raises:
         StoppedEarly: A signal came, now or before.
     """
-    message = f"{what} was stopped by a signal before it was complete: start it again. Exit code {EXIT_CODE}."
+    message = f"{what} was stopped by a signal before it was complete: start it again."
     _at_once.append(message)
     try:
         if _asked.is_set():
             raise StoppedEarly(message)
         yield
-    except StoppedEarly:
-        _log.warning("%s", message)
+    except StoppedEarly as stop:
+        _log.warning("%s", stop)
         raise
     finally:
         _at_once.remove(message)
+
+
+@contextmanager
+def _handled(handler: Any, numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+
+
+def _forget() -> None:
+    _asked.clear()
+    _by_keyboard.clear()
+    _pressed[0] = -_ONE_PRESS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 import numpy as np
@@ -10,8 +11,9 @@ from PIL import Image
 
 from ndpp_dense.images.reading import opened
 
-__all__ = ["read_labels"]
+__all__ = ["check_palettes", "read_labels"]
 
+_LOOKED_AT = 200  # files
 _NUMBERS = ("1", "L", "P", "I")  # modes whose one channel holds numbers; a palette's entries are numbers too
 
 
@@ -31,6 +33,50 @@ def read_labels(source: str | os.PathLike[str] | IO[bytes], name: str | None = N
     """
     with opened(source, name, "labels") as image:
         return _numbers(image)
+
+
+def check_palettes(files: Sequence[str]) -> None:
+    """Refuses labels whose colours have other numbers from file to file, as programs that draw write them.
+
+    Reads the heads of some of the files, at equal distances.
+
+    Args:
+        files: Paths.
+
+    Raises:
+        ValueError: A colour has one number in one file and another in the next. Names both.
+    """
+    seen: dict[tuple[int, ...], tuple[int, str]] = {}
+    for file in files[:: max(1, len(files) // _LOOKED_AT)]:
+        for number, colour in enumerate(_palette(file)):
+            known, where = seen.setdefault(colour, (number, file))
+            if known != number and where != file:
+                raise ValueError(
+                    f"the labels {where} and {file} have palettes of their own: the colour {colour} is number {known} "
+                    f"in one and {number} in the other. Convert the colours to class numbers, the same in every file; "
+                    "where the numbers are right and only the palettes differ, save without them (mode L)."
+                )
+
+
+def _palette(file: str) -> list[tuple[int, ...]]:
+    """The colours of a file in order, each where it first stands; none where there is no palette."""
+    try:
+        with Image.open(file) as image:
+            values = image.getpalette() if image.mode == "P" else None
+    except (OSError, SyntaxError, ValueError):  # which reading it will name
+        return []
+    colours = [tuple(values[place : place + 3]) for place in range(0, len(values), 3)] if values else []
+    return list(_leading(colours))
+
+
+def _leading(colours: list[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
+    """Up to the first colour that stands twice: the rest of a palette is filled up."""
+    seen: set[tuple[int, ...]] = set()
+    for colour in colours:
+        if colour in seen:
+            return
+        seen.add(colour)
+        yield colour
 
 
 def _numbers(image: Image.Image) -> np.ndarray:

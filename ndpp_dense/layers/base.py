@@ -15,6 +15,7 @@ from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.folded_cache import FoldedCache, may_cache
 from ndpp_dense.layers.local_scale import LocalScale, local_scale
 from ndpp_dense.layers.pass_through import LAST_OUTPUT, remember_output
+from ndpp_dense.layers.scale_ramp import ScaleRamp
 from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.whitened_weight import whitened_weight
@@ -22,7 +23,7 @@ from ndpp_dense.ops.whitened_weight import whitened_weight
 __all__ = ["ND_ATTRIBUTES", "NDLayer", "largest_divisor", "nd_layers"]
 
 # What an ND++ layer has beyond the plain one.
-ND_ATTRIBUTES = frozenset({"config", "block_size", "whitening", "activation", "_folded", LAST_OUTPUT})
+ND_ATTRIBUTES = frozenset({"config", "block_size", "whitening", "scale_ramp", "activation", "_folded", LAST_OUTPUT})
 
 
 class NDLayer(nn.Module):
@@ -35,6 +36,7 @@ class NDLayer(nn.Module):
         config: How the layer whitens.
         block_size: Input channels (features) of a block.
         whitening: Statistics and D.
+        scale_ramp: What lets local scale come in by steps; None where it is there at once.
         activation: Applied to the output if not None, for layers that carry their activation with them (Detectron2).
     """
 
@@ -51,6 +53,7 @@ class NDLayer(nn.Module):
         self.block_size = largest_divisor(channels, block_size)
         self.activation: Callable[[Tensor], Tensor] | None = None
         blocks = self.groups * channels // self.block_size
+        self.scale_ramp = ScaleRamp(config.scale_steps) if config.scale_steps and self._scale.ramps else None
         self.whitening = Whitening(blocks, self.block_size * taps, config, sampled)
 
     @property
@@ -60,7 +63,11 @@ class NDLayer(nn.Module):
 
     def _scaled(self, x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
         """The input of the linear map, and the factor for its output or None; see :class:`LocalScale`."""
-        return self._scale.apply(x, dims)
+        return self._scale.apply(x, dims) if self._scale_is_whole else self.scale_ramp(x, dims)  # pyright: ignore
+
+    @property
+    def _scale_is_whole(self) -> bool:
+        return self.scale_ramp is None or self.scale_ramp.complete
 
     def set_momentum(self, momentum: float) -> None:
         """Lets later steps weigh so much in the running statistics.
@@ -162,6 +169,8 @@ class NDLayer(nn.Module):
             bias = nn.Parameter(self.weight.new_zeros(outputs), requires_grad=self.weight.requires_grad)
         self.bias = bias
         self.activation = getattr(layer, "activation", None)
+        if self.scale_ramp is not None:
+            self.scale_ramp.to(self.weight.device)
         self.whitening.to(self.weight.device, torch.promote_types(self.weight.dtype, torch.float32))
         self.train(layer.training)
 

@@ -38,6 +38,9 @@ class WhiteningConfig:
             each block its own.
         local_scale: S, per sample (per row of a linear layer): ``"l1"`` divides by the mean absolute value, ``"std"``
             subtracts the mean and divides by the standard deviation, ``"none"`` leaves the input as it is.
+        scale_steps: Optimizer steps over which ``local_scale="l1"`` comes in, where weights were trained without it:
+            ``S_n = m^(a-1) / m_n^a`` with ``a`` from 0 to 1, see :class:`ndpp_dense.layers.scale_ramp.ScaleRamp`. 0 is
+            at once. Loops other than this package's call :func:`ndpp_dense.ramp_local_scale` before each step.
         statistics: ``"batch"`` whitens with this step's moments and keeps a running D for evaluation; ``"ema"`` solves
             D from bias-corrected running moments and uses the same D in training and evaluation.
         momentum: Weight of a step in the running statistics, in (0, 1].
@@ -68,6 +71,7 @@ class WhiteningConfig:
     block_size_linear: int = 64
     shared_blocks: bool = False
     local_scale: str = "l1"
+    scale_steps: int = 0
     statistics: str = "ema"
     momentum: float = 0.1
     eps: float = 0.1
@@ -88,6 +92,7 @@ class WhiteningConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 faults.append(f"{name} = {value!r} (a whole number >= 1)")
+        faults += _ramp_faults(self.scale_steps, self.local_scale)
         for name in ("shared_blocks", "sync"):
             if not isinstance(getattr(self, name), bool):
                 faults.append(f"{name} = {getattr(self, name)!r} (True or False)")
@@ -110,7 +115,7 @@ class WhiteningConfig:
                     "'ema', can be used again)"
                 )
         if faults:
-            raise ValueError("WhiteningConfig got invalid values:\n  " + "\n  ".join(faults))
+            raise ValueError(f"WhiteningConfig got invalid values: {'; '.join(faults)}.")
 
     @property
     def period(self) -> int:
@@ -137,7 +142,15 @@ class WhiteningConfig:
 
         Args:
             batch_size: Images of an optimizer step over all ranks, >= 1.
+
+        Raises:
+            ValueError: ``batch_size`` is no whole number from 1 on.
         """
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+            raise ValueError(
+                f"batch_size = {batch_size!r}: it must be a whole number, at least 1: the images of an optimizer step "
+                "over all ranks."
+            )
         if self.statistics == "batch" or batch_size <= MOMENTUM_BATCH:
             return self
         return replace(self, momentum=1 - (1 - self.momentum) ** (batch_size / MOMENTUM_BATCH))
@@ -218,6 +231,16 @@ def _unknown(what: str, value: object, choices: list[str]) -> str:
     near = get_close_matches(str(value).lower(), choices, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"Unknown {what} {value!r}.{hint} Choices: {', '.join(map(repr, choices))}."
+
+
+def _ramp_faults(steps: object, scale: str) -> list[str]:
+    if not isinstance(steps, int) or isinstance(steps, bool) or steps < 0:
+        return [f"scale_steps = {steps!r} (a whole number >= 0)"]
+    found = LOCAL_SCALES.get(scale)
+    if not steps or found is None or found.ramps or found.foldable:
+        return []
+    able = ", ".join(repr(name) for name, other in LOCAL_SCALES.items() if other.ramps)
+    return [f"scale_steps = {steps} with local_scale = {scale!r} (only {able} can come in by steps)"]
 
 
 def _is_number(value: object) -> bool:

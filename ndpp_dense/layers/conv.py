@@ -67,7 +67,7 @@ class NDConv(NDLayer, _ConvNd):
 
     def _fuses(self, x: Tensor) -> bool:
         """Whether scale and convolution are differentiated as one."""
-        return self._scale.fuses and self.config.grad == "detached" and fuses_scale(self, x)
+        return self._scale.fuses and self._scale_is_whole and self.config.grad == "detached" and fuses_scale(self, x)
 
     def _data_matrix(self, x: Tensor, scale: Tensor | None, padding: tuple[int, ...], sampling: int) -> Tensor:
         stride = tuple(step * sampling for step in self.stride)

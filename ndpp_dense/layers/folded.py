@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from ndpp_dense.layers.functional import (
 from ndpp_dense.layers.linear import NDLinear
 from ndpp_dense.layers.local_scale import local_scale
 from ndpp_dense.layers.pass_through import LAST_OUTPUT, remember_output
+from ndpp_dense.layers.scale_ramp import ScaleRamp
 from ndpp_dense.layers.scriptable import scriptable
 from ndpp_dense.layers.symbolic import as_one_step
 
@@ -36,6 +38,7 @@ class _Folded(nn.Module):
     weight: nn.Parameter
     bias: nn.Parameter
     local_scale: str
+    scale_ramp: ScaleRamp | None
     activation: Callable[[Tensor], Tensor] | None
 
     def _take(self, layer: NDLayer) -> None:
@@ -44,8 +47,13 @@ class _Folded(nn.Module):
         self.weight = nn.Parameter(layer.laid_out(weight.detach()), requires_grad=False)
         self.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=False)
         self.local_scale = layer.config.local_scale
+        whole = layer.scale_ramp is None or layer.scale_ramp.complete
+        self.scale_ramp = None if whole else deepcopy(layer.scale_ramp)
         self.activation = layer.activation
         self.eval()
+
+    def _scaled(self, x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+        return (local_scale(self.local_scale).apply if self.scale_ramp is None else self.scale_ramp)(x, dims)
 
     def _activate(self, y: Tensor) -> Tensor:
         return remember_output(self, y if self.activation is None else self.activation(y))
@@ -55,7 +63,7 @@ class _Folded(nn.Module):
 
         PyTorch puts it into the model that is scripted, too.
         """
-        return scriptable(self, self.local_scale, self.activation)
+        return scriptable(self, self.local_scale, self.scale_ramp, self.activation)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out of pickles and copies what belongs to the last forward pass."""
@@ -83,7 +91,7 @@ class FoldedConv(_Folded, _ConvNd):
         return self._map(input)
 
     def _map(self, x: Tensor) -> Tensor:
-        x, scale = local_scale(self.local_scale).apply(x, sample_dims(x))
+        x, scale = self._scaled(x, sample_dims(x))
         x, padding = pad_input(self, x)
         return self._activate(scaled_conv(self, x, scale, self.weight, self.bias, padding))
 
@@ -117,7 +125,7 @@ class FoldedConvTranspose(_Folded, _ConvTransposeNd):
         return self._map(input)
 
     def _map(self, x: Tensor) -> Tensor:
-        x, scale = local_scale(self.local_scale).apply(x, sample_dims(x))
+        x, scale = self._scaled(x, sample_dims(x))
         return self._activate(scaled_conv_transpose(self, x, scale, self.weight, self.bias))
 
 
@@ -145,7 +153,7 @@ class FoldedLinear(_Folded, nn.Linear):
         step = as_one_step(self, input)
         if step is not None:
             return step
-        x, scale = local_scale(self.local_scale).apply(input, FEATURE_DIMS)
+        x, scale = self._scaled(input, FEATURE_DIMS)
         y = scaled_linear(x, scale, self.weight, self.bias, self.weight.dtype)
         return self._activate(y)
 

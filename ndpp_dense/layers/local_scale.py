@@ -7,18 +7,27 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ndpp_dense.ops.absolute_sum import absolute_sum
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 from ndpp_dense.ops.precision import statistics_dtype
 
-__all__ = ["FLOOR", "LOCAL_SCALES", "STD_EPS", "LocalScale", "local_scale"]
+__all__ = [
+    "FLOOR",
+    "LOCAL_SCALES",
+    "STD_EPS",
+    "LocalScale",
+    "ScriptableScale",
+    "inverse_magnitude",
+    "local_scale",
+    "times_scale",
+]
 
 FLOOR = 1e-6  # a sample with less than this mean absolute value is taken as empty and left unscaled
 STD_EPS = 1e-5  # as in layer normalisation
 
-Dims = tuple[int, ...]
+Dims = tuple[int, ...]  # dimensions that one sample spans
 
 
 @dataclass(frozen=True)
@@ -32,12 +41,14 @@ class LocalScale:
         sums: Maps the same to what is removed, summed over samples: magnitudes, centres, number of samples,
             ``(3,)`` in float64. ``x = magnitude * scaled x + centre``.
         foldable: Whether nothing is left to do at inference, so that a layer folds into a plain one.
+        ramps: Whether it can come in by steps, see ``WhiteningConfig.scale_steps``.
         fuses: Whether the factor is ``1 / mean|x|``, and can be differentiated together with a convolution.
     """
 
     apply: Callable[[Tensor, Dims], tuple[Tensor, Tensor | None]]
     sums: Callable[[Tensor, Dims], Tensor]
     foldable: bool = False
+    ramps: bool = False
     fuses: bool = False
 
 
@@ -53,8 +64,25 @@ def local_scale(name: str) -> LocalScale:
 
 
 def _divide_by_magnitude(x: Tensor, dims: Dims) -> tuple[Tensor, Tensor | None]:
-    """Convolution is linear, zero padding included: the factor goes to the output, and the input need not be copied."""
-    scale = _inverse_mean(absolute_sum(x, dims), prod([x.shape[d] for d in dims]))
+    return times_scale(x, inverse_magnitude(x, dims))
+
+
+def inverse_magnitude(x: Tensor, dims: Dims) -> Tensor:
+    """One over the mean absolute value of every sample, 1 where that is below the floor.
+
+    Args:
+        x: Any shape.
+        dims: That one sample spans; they are ones in the result.
+    """
+    return _inverse_mean(absolute_sum(x, dims), prod([x.shape[d] for d in dims]))
+
+
+def times_scale(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Convolution is linear, zero padding included: the factor goes to the output, and the input need not be copied.
+
+    Returns:
+        As :attr:`LocalScale.apply`.
+    """
     # In float16 neither the factor of a dark sample nor the output of a bright one is within range.
     return ((x * scale).to(x.dtype), None) if x.dtype == torch.float16 else (x, scale)
 
@@ -89,7 +117,7 @@ def _sums_of_ones(x: Tensor, dims: Dims) -> Tensor:
 
 
 LOCAL_SCALES = {
-    "l1": LocalScale(_divide_by_magnitude, _sums_of_magnitudes, fuses=True),
+    "l1": LocalScale(_divide_by_magnitude, _sums_of_magnitudes, ramps=True, fuses=True),
     "std": LocalScale(_standardize, _sums_of_deviations),
     "none": LocalScale(_leave, _sums_of_ones, foldable=True),
 }
@@ -102,3 +130,33 @@ def _inverse_mean(total: Tensor, count: int) -> Tensor:
         return count / total  # one small operation for three; NaN is no less than anything
     magnitude = total / count
     return magnitude.masked_fill(magnitude < FLOOR, 1.0).reciprocal()
+
+
+class ScriptableScale(nn.Module):
+    """A local scale in the part of Python that TorchScript compiles: the same to rounding.
+
+    Args:
+        name: One of ``LOCAL_SCALES``.
+        first: Of the dimensions that a sample spans; -1 for the rows of a linear layer's input.
+        share: Of a scale that comes in by steps, see :class:`ndpp_dense.layers.scale_ramp.ScaleRamp`.
+        reference: Likewise.
+    """
+
+    def __init__(self, name: str, first: int, share: float = 1.0, reference: float = 1.0) -> None:
+        super().__init__()
+        self.name, self.first = name, first
+        self.share, self.constant = share, reference ** (share - 1)
+        self.floor, self.eps = FLOOR, STD_EPS
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps the input to that of the linear map."""
+        dims = [-1] if self.first < 0 else list(range(self.first, x.dim()))
+        values = x if x.dtype == torch.float64 else x.float()
+        if self.name == "l1":
+            size = values.abs().mean(dims, keepdim=True)
+            size = torch.where(size < self.floor, torch.ones_like(size), size)
+            values = values / size.pow(self.share) * self.constant
+        elif self.name == "std":
+            values = values - values.mean(dims, keepdim=True)
+            values = values * torch.rsqrt((values * values).mean(dims, keepdim=True) + self.eps)
+        return values.to(x.dtype)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ndpp_dense.layers.functional import geometry
-from ndpp_dense.layers.local_scale import FLOOR, STD_EPS
+from ndpp_dense.layers.local_scale import ScriptableScale
+from ndpp_dense.layers.scale_ramp import ScaleRamp
 
 __all__ = ["scriptable"]
 
@@ -20,36 +21,20 @@ class _Scaled(nn.Module):
     """A plain layer on scaled samples."""
 
     def __init__(
-        self, origin: nn.Module, plain: nn.Module, scale: str, activation: Callable[[Tensor], Tensor] | None
+        self, origin: nn.Module, plain: nn.Module, scale: ScriptableScale, activation: Callable[[Tensor], Tensor] | None
     ) -> None:
         super().__init__()
         self.origin = (origin,)  # kept: PyTorch tells modules by their addresses, which must not be used again
-        self.plain = plain
-        self.kind = scale
-        self.first = (
-            -1 if isinstance(plain, nn.Linear) else 1
-        )  # of the dimensions that a sample spans; -1 for rows of a linear layer's input
+        self.scale, self.plain = scale, plain
         self.activation = nn.Identity() if activation is None else activation
-        self.floor, self.eps = FLOOR, STD_EPS
-        self.samples = getattr(plain, "weight").dim()  # noqa: B009  (dimensions of a batch of a convolution's samples)
-
-    def scaled(self, x: Tensor) -> Tensor:
-        """The input of the linear map."""
-        dims = [-1] if self.first < 0 else list(range(self.first, x.dim()))
-        values = x if x.dtype == torch.float64 else x.float()
-        if self.kind == "l1":
-            size = values.abs().mean(dims, keepdim=True)
-            values = values / torch.where(size < self.floor, torch.ones_like(size), size)
-        elif self.kind == "std":
-            values = values - values.mean(dims, keepdim=True)
-            values = values * torch.rsqrt((values * values).mean(dims, keepdim=True) + self.eps)
-        return values.to(x.dtype)
+        # Dimensions of a batch of samples; a linear layer has none without a batch.
+        self.samples: int = 0 if isinstance(plain, nn.Linear) else getattr(plain, "weight").dim()  # noqa: B009
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps what the layer maps."""
-        alone = self.first > 0 and x.dim() < self.samples
+        alone = x.dim() < self.samples
         x = x.unsqueeze(0) if alone else x
-        y = self.activation(self.plain(self.scaled(x)))
+        y = self.activation(self.plain(self.scale(x)))
         return y.squeeze(0) if alone else y
 
 
@@ -74,12 +59,15 @@ class _ByPhase(nn.Module):
         return y + bias
 
 
-def scriptable(layer: nn.Module, scale: str, activation: Callable[[Tensor], Tensor] | None) -> nn.Module:
+def scriptable(
+    layer: nn.Module, scale: str, ramp: ScaleRamp | None, activation: Callable[[Tensor], Tensor] | None
+) -> nn.Module:
     """A module that TorchScript compiles, with the layer's parameters.
 
     Args:
         layer: A folded layer.
         scale: Its local scale.
+        ramp: How much of it there is; None where it is whole.
         activation: What is applied to its output: a module, or a function that TorchScript compiles too; or None.
     """
     if isinstance(layer, nn.Linear):
@@ -89,7 +77,9 @@ def scriptable(layer: nn.Module, scale: str, activation: Callable[[Tensor], Tens
         transposed = issubclass(kind, _ConvTransposeNd)
         plain = _with(layer, kind(**geometry(cast("_ConvNd", layer)), bias=not transposed))
         plain = _ByPhase(plain, cast("Tensor", layer.bias)) if isinstance(plain, _ConvTransposeNd) else plain
-    return _Scaled(layer, plain, scale, activation)
+    state = () if ramp is None else (float(ramp.share), float(ramp.reference))
+    own = ScriptableScale(scale, -1 if isinstance(layer, nn.Linear) else 1, *state)
+    return _Scaled(layer, plain, own, activation)
 
 
 def _with(layer: nn.Module, plain: nn.Module) -> nn.Module:

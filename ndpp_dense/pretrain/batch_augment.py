@@ -51,7 +51,8 @@ class BatchAugment:
             return images, targets
         if len(images) % 2:
             raise ValueError(
-                f"mixup and cutmix mix pairs, but a portion has {len(images)} images: change batch_size, accumulation."
+                f"mixup and cutmix mix pairs, but a micro-batch has {len(images)} images: change batch_size or "
+                "accumulation."
             )
         return self._mix(images, targets)
 

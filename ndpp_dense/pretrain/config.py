@@ -6,13 +6,13 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from math import isfinite
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsage]
 
 from ndpp_dense.conversion.options import read_options
 from ndpp_dense.distributed.compression import check_compression
+from ndpp_dense.training.ranges import Range
 
 __all__ = ["AMP_DTYPES", "TASK", "PretrainConfig", "field_types"]
 
@@ -24,11 +24,39 @@ _CHOICES = {
     "interpolation": ("bilinear", "bicubic", "random"),
 }
 _AUGMENTATIONS = ("", "rand", "augmix", "original", "originalr", "v0", "v0r", "3a", "3aw")
-_AT_LEAST_1 = ("image_size", "epochs", "batch_size", "accumulation", "eval_every", "log_every", "stats_batches")
-_NOT_NEGATIVE = ("workers", "save_every", "seed", "weight_decay", "warmup_epochs", "warmup_lr", "min_lr", "clip_grad")
-_NOT_NEGATIVE += ("color_jitter", "mixup", "cutmix")
-_POSITIVE = ("lr", "decay_epochs", "decay_rate")
-_SHARES = ("erasing", "smoothing", "momentum", "ema_decay")
+_COUNT, _COUNT_OR_0, _NOT_NEGATIVE = Range(1, whole=True), Range(0, whole=True), Range(0)
+_SHARE, _SHARE_NOT_0, _FRACTION = Range(0, 1), Range(0, 1, above=True), Range(0, 1, below=True)
+# What every number may be.
+_RANGES = {
+    "num_classes": Range(2, whole=True),
+    "calibrate_batches": _COUNT,
+    "image_size": _COUNT,
+    "crop_pct": _SHARE_NOT_0,
+    "color_jitter": _NOT_NEGATIVE,
+    "erasing": _SHARE,
+    "mixup": _NOT_NEGATIVE,
+    "cutmix": _NOT_NEGATIVE,
+    "smoothing": _FRACTION,
+    "workers": _COUNT_OR_0,
+    "epochs": _COUNT,
+    "batch_size": _COUNT,
+    "accumulation": _COUNT,
+    "lr": Range(0, above=True),
+    "momentum": _FRACTION,
+    "weight_decay": _NOT_NEGATIVE,
+    "warmup_epochs": _COUNT_OR_0,
+    "warmup_lr": _NOT_NEGATIVE,
+    "min_lr": _NOT_NEGATIVE,
+    "decay_epochs": _COUNT,
+    "decay_rate": _SHARE_NOT_0,
+    "clip_grad": _NOT_NEGATIVE,
+    "ema_decay": _FRACTION,
+    "seed": Range(0, 2**31, whole=True),
+    "eval_every": _COUNT,
+    "save_every": _COUNT_OR_0,
+    "log_every": _COUNT,
+    "stats_batches": _COUNT,
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +71,9 @@ class PretrainConfig:
             Unless it names a momentum, that follows the batch size (``WhiteningConfig.for_batch``).
         sync_bn: Batch normalisation over all GPUs.
         weights: Checkpoint to start from (``.pth`` or ``.safetensors``); empty for random weights.
+        calibrate: Whether the network takes ``weights`` as it is without ND++, and starts as ND++ with the same
+            function, see :func:`ndpp_dense.calibrate_ndpp`. A classifier of another number of classes starts anew.
+        calibrate_batches: Training batches for its statistics.
         trainable: Parameters to train, as a pattern of names such as ``"head.*"``; the rest, norms' and ND++ statistics
             included, stays as it is in ``weights``, which need not hold what is trained. Empty trains everything.
         image_size: Pixels a side.
@@ -57,8 +88,8 @@ class PretrainConfig:
         smoothing: Label smoothing.
         workers: Loader processes of every rank; 0 loads in the training process.
         epochs: Length of the run, warm-up included.
-        batch_size: Images of an optimizer step, over all ranks and portions.
-        accumulation: Portions in which a rank takes its share of the batch.
+        batch_size: Images of an optimizer step, over all ranks and micro-batches.
+        accumulation: Micro-batches in which a rank takes its share of the batch.
         optimizer: A name of timm's optimizers: ``"momentum"``, ``"sgd"`` (with Nesterov momentum), ``"adamw"``, ...
         lr: Highest learning rate.
         momentum: Of optimizers that have it.
@@ -89,6 +120,8 @@ class PretrainConfig:
     ndpp: dict[str, Any] | None = None
     sync_bn: bool = False
     weights: str = ""
+    calibrate: bool = False
+    calibrate_batches: int = 20
     trainable: str = ""
     image_size: int = 224
     crop_scale: tuple[float, float] = (0.08, 1.0)
@@ -133,10 +166,10 @@ class PretrainConfig:
         Raises:
             ValueError: Values of a wrong type, out of range, unknown, or at odds with one another.
         """
-        # Ranges can only be compared where the types are right.
-        faults = list(_type_faults(self)) or [*_range_faults(self), *_choice_faults(self), *_contradictions(self)]
+        # Contradictions can only be seen where types and ranges are right.
+        faults = [*_type_faults(self), *_range_faults(self)] or [*_choice_faults(self), *_contradictions(self)]
         if faults:
-            raise ValueError("the pretraining settings have faults:\n  " + "\n  ".join(faults))
+            raise ValueError(f"the pretraining settings have faults: {'; '.join(faults)}.")
 
 
 def field_types() -> dict[str, Any]:
@@ -148,34 +181,25 @@ def _type_faults(config: PretrainConfig) -> Iterator[str]:
     types_by_name = field_types()
     for field in fields(config):
         value = getattr(config, field.name)
-        if not _fits(value, types_by_name[field.name]):
-            yield f"{field.name} = {value!r}: it must be {str(field.type).replace('[str, Any]', '')}"
+        if field.name not in (*_RANGES, "crop_scale") and not _fits(value, types_by_name[field.name]):
+            yield f"{field.name} is {value!r}, it must be {str(field.type).replace('[str, Any]', '')}"
 
 
 def _fits(value: Any, kind: Any) -> bool:
     if get_origin(kind) in (Union, types.UnionType):
         return any(_fits(value, choice) for choice in get_args(kind))
-    if get_origin(kind) is tuple:
-        sizes = get_args(kind)
-        return isinstance(value, tuple) and len(value) == len(sizes) and all(map(_fits, value, sizes))
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, get_origin(kind) or kind)
 
 
 def _range_faults(config: PretrainConfig) -> Iterator[str]:
-    bounds = [(name, getattr(config, name) >= 1, ">= 1") for name in _AT_LEAST_1]
-    bounds += [(name, getattr(config, name) >= 0, ">= 0") for name in _NOT_NEGATIVE]
-    bounds += [(name, getattr(config, name) > 0, "> 0") for name in _POSITIVE]
-    bounds += [(name, 0 <= getattr(config, name) < 1, "in [0, 1)") for name in _SHARES]
-    bounds += [("crop_pct", 0 < config.crop_pct <= 1, "in (0, 1]")]
-    bounds += [("crop_scale", 0 < config.crop_scale[0] <= config.crop_scale[1] <= 1, "two shares, the smaller first")]
-    bounds += [("num_classes", config.num_classes is None or config.num_classes >= 2, ">= 2, or left out")]
-    for name, fine, wanted in bounds:
-        if not fine:
-            yield f"{name} = {getattr(config, name)!r}: it must be {wanted}"
+    for name, wanted in _RANGES.items():
+        value = getattr(config, name)
+        if not wanted.holds(value) and not (name == "num_classes" and value is None):
+            yield f"{name} is {value!r}, it must be {wanted}"
+    shares = config.crop_scale
+    whole = isinstance(shares, tuple) and len(shares) == 2 and all(map(_SHARE_NOT_0.holds, shares))
+    if not whole or shares[0] > shares[1]:
+        yield f"crop_scale is {shares!r}, it must be two shares above 0 and at most 1, the smaller first"
 
 
 def _choice_faults(config: PretrainConfig) -> Iterator[str]:
@@ -185,16 +209,19 @@ def _choice_faults(config: PretrainConfig) -> Iterator[str]:
     for name, value, choices in chosen:
         if value not in choices:
             near = get_close_matches(value, choices, n=3) or choices
-            yield f"{name} = {value!r}: it must be one of {', '.join(map(repr, near))}"
+            yield f"{name} is {value!r}, it must be one of {', '.join(map(repr, near))}"
 
 
 def _contradictions(config: PretrainConfig) -> Iterator[str]:
     if config.batch_size % config.accumulation:
-        yield f"batch_size = {config.batch_size} does not split into accumulation = {config.accumulation} portions"
+        yield f"batch_size = {config.batch_size} does not split into accumulation = {config.accumulation} micro-batches"
     if config.warmup_epochs >= config.epochs and config.warmup_epochs:
         yield f"warmup_epochs = {config.warmup_epochs} leaves nothing of epochs = {config.epochs}"
     if config.optimizer in ("sgd", "nesterov") and config.momentum == 0:
         yield f"optimizer = {config.optimizer!r} has Nesterov momentum, but momentum = 0: use optimizer 'momentum'"
+    if config.calibrate and (config.ndpp is None or not config.weights):
+        lacking = "ndpp settings" if config.ndpp is None else "weights (--weights FILE)"
+        yield f"calibrate starts ND++ from trained weights, and there are no {lacking}: give them, or leave it out"
     try:
         check_compression(config.grad_compression)
     except ValueError as error:

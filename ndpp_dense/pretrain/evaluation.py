@@ -9,6 +9,7 @@ from timm.utils.metrics import accuracy
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from ndpp_dense.distributed.stopping import EvaluationStopped, stop_agreed, stop_vote, until_stopped
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.processes import sum_numbers
 from ndpp_dense.pretrain.step import run_network
@@ -31,14 +32,19 @@ def evaluate(
 
     Returns:
         ``loss`` (cross entropy), ``top1`` and ``top5`` (in percent; of fewer than five classes, of as many).
+
+    Raises:
+        EvaluationStopped: A rank was asked to stop; all leave at their next batch.
     """
     network.eval()
     count, loss, first, fifth = 0, torch.zeros((), device=device), 0.0, 0.0
-    for images, targets in batches:
+    for images, targets in until_stopped(batches):
         logits = run_network(network, images, config)
         top1, top5 = accuracy(logits, targets, topk=(1, 5))
         count += len(targets)
         loss += cross_entropy(logits, targets, reduction="sum")
         first, fifth = first + top1 * len(targets), fifth + top5 * len(targets)
-    total, *sums = sum_numbers(count, float(loss), float(first), float(fifth), device=device)
+    total, votes, *sums = sum_numbers(count, stop_vote(), float(loss), float(first), float(fifth), device=device)
+    if stop_agreed(votes):
+        raise EvaluationStopped
     return dict(zip(("loss", "top1", "top5"), (value / total for value in sums), strict=True))

@@ -22,7 +22,7 @@ from ndpp_dense.weights.files import read_weights
 from ndpp_dense.weights.formats import unwrapped
 from ndpp_dense.zoo import SCHEME, load_checkpoint
 
-__all__ = ["build_network", "load_weights", "to_device"]
+__all__ = ["build_network", "load_weights", "read_entries", "to_device"]
 
 _log = logging.getLogger(__name__)
 
@@ -71,9 +71,7 @@ def load_weights(network: nn.Module, path: str | Path, fresh: str = "") -> None:
     if str(path).startswith(SCHEME) and not fresh:
         load_checkpoint(str(path), network)
         return
-    weights = (
-        load_checkpoint(str(path)).weights if str(path).startswith(SCHEME) else unwrapped(read_weights(path).entries)
-    )
+    weights = read_entries(path)
     if fresh:
         weights = _with_fresh(weights, network.state_dict(), fresh)
     try:
@@ -81,6 +79,18 @@ def load_weights(network: nn.Module, path: str | Path, fresh: str = "") -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"weights: {path} does not fit {type(network).__name__}: {reason[:600]}") from error
+
+
+def read_entries(path: str | Path) -> Mapping[str, torch.Tensor]:
+    """Weights by name from a file, or from the model zoo (``ndpp://NAME``).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is unreadable.
+    """
+    if str(path).startswith(SCHEME):
+        return load_checkpoint(str(path)).weights
+    return unwrapped(read_weights(path).entries)
 
 
 def _with_fresh(

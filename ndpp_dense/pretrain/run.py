@@ -99,7 +99,7 @@ def train(
     """
     images, val = open_images(data, config.num_classes)
     with claimed(output, checkpoint.CHECKPOINTS, resume=resume):
-        trainer = Pretrainer(config, images, val, device, output)
+        trainer = Pretrainer(config, images, val, device, output, resume)
         _log.info("%s", _found(config, images, val, device, trainer.state.network))
         if resume:
             trainer.resume()

@@ -80,6 +80,12 @@ class TrainingState:
         """Mean training loss of the current epoch."""
         return self._epoch_loss.avg
 
+    @property
+    def evaluation_is_owed(self) -> bool:
+        """Whether the last step ended an epoch that was not recorded."""
+        epoch, within = divmod(self.done, self.steps_per_epoch)
+        return epoch > 0 and not within and len(self.record.epochs) < epoch
+
     def advance(self, loss: float) -> None:
         """Takes note of an optimizer step and moves schedule and averaged weights on."""
         lr = self.lr
@@ -94,6 +100,11 @@ class TrainingState:
         if self.done % self.config.log_every == 0 or self.done % self.steps_per_epoch == 0:
             self.record.losses.append([self.done, self._logged_loss.avg, lr])
             self._logged_loss.reset()
+
+    def take_settings(self, config: PretrainConfig) -> None:
+        """Goes on with the learning rates of other settings, after :meth:`load_state_dict`."""
+        self.schedule = build_schedule(config, self.optimizer, self.steps_per_epoch)
+        self.schedule.step_update(self.done)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs; every rank must call it."""

@@ -1,4 +1,4 @@
-"""One optimizer step: portions, mixed precision, clipping, and a guard against NaN."""
+"""One optimizer step: micro-batches, mixed precision, clipping, and a guard against NaN."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ndpp_dense.distributed.compression import compress_gradients
 from ndpp_dense.distributed.parallel import data_parallel
-from ndpp_dense.distributed.stopping import stop_asked
+from ndpp_dense.distributed.stopping import stop_agreed, stop_vote
 from ndpp_dense.pretrain.batch_augment import BatchAugment, loss_function
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.processes import gather, sum_numbers, world_size
@@ -71,16 +71,16 @@ class OptimizerStep:
         self._parallel = _distributed(network, device, config.grad_compression)
         self._trained: Any = torch.compile(self._parallel) if config.compile else self._parallel
 
-    def __call__(self, portions: Sequence[Batch], number: int, good_checkpoint: str | None = None) -> float:
-        """Makes one step from the portions of a batch.
+    def __call__(self, micro_batches: Sequence[Batch], number: int, good_checkpoint: str | None = None) -> float:
+        """Makes one step from the micro-batches of a batch.
 
         Args:
-            portions: This rank's, each ``(images, targets)``.
+            micro_batches: This rank's, each ``(images, targets)``.
             number: Of the step, for messages.
             good_checkpoint: The last one saved, for messages.
 
         Returns:
-            The mean loss over portions and ranks.
+            The mean loss over micro-batches and ranks.
 
         Raises:
             FloatingPointError: The loss is not finite; names the layer. Weights are as before the step.
@@ -88,12 +88,12 @@ class OptimizerStep:
         self.network.train()
         for module in self._still:
             module.eval()  # a norm that does not train keeps its statistics too
-        augmented = [self.augment(*portion) for portion in portions]
+        augmented = [self.augment(*micro_batch) for micro_batch in micro_batches]
         before = get_rng_state()
         self.optimizer.zero_grad(set_to_none=True)
         own = self._accumulate(augmented)
-        loss, asked = sum_numbers(own, stop_asked(), device=augmented[0][0].device)
-        loss, self.stop_agreed = loss / world_size(), asked > 0
+        loss, votes = sum_numbers(own, stop_vote(), device=augmented[0][0].device)
+        loss, self.stop_agreed = loss / world_size(), stop_agreed(votes)
         if not math.isfinite(loss):
             set_rng_state(before)
             raise FloatingPointError(self._describe(augmented, loss, number, good_checkpoint))
@@ -104,27 +104,27 @@ class OptimizerStep:
         self.scaler.update()
         return loss
 
-    def _accumulate(self, portions: Sequence[Batch]) -> float:
-        """Adds up the gradients of all portions; returns their mean loss."""
-        total = torch.zeros((), device=portions[0][0].device)
-        statistics = micro_batches_of_step(self.network, len(portions), lambda: self._run_whole(portions))
-        for index, (images, targets) in enumerate(portions):
+    def _accumulate(self, micro_batches: Sequence[Batch]) -> float:
+        """Adds up the gradients of all micro-batches; returns their mean loss."""
+        total = torch.zeros((), device=micro_batches[0][0].device)
+        statistics = micro_batches_of_step(self.network, len(micro_batches), lambda: self._run_whole(micro_batches))
+        for index, (images, targets) in enumerate(micro_batches):
             with statistics[index], ExitStack() as stack:
-                if index < len(portions) - 1 and isinstance(self._parallel, DistributedDataParallel):
+                if index < len(micro_batches) - 1 and isinstance(self._parallel, DistributedDataParallel):
                     stack.enter_context(self._parallel.no_sync())  # gradients are exchanged once a step
-                loss = self.loss(run_network(self._trained, images, self.config), targets) / len(portions)
+                loss = self.loss(run_network(self._trained, images, self.config), targets) / len(micro_batches)
                 self.scaler.scale(loss).backward()
             total += loss.detach()
         return total.item()
 
-    def _run_whole(self, portions: Sequence[Batch]) -> None:
-        run_network(self.network, torch.cat([images for images, _ in portions]), self.config)
+    def _run_whole(self, micro_batches: Sequence[Batch]) -> None:
+        run_network(self.network, torch.cat([images for images, _ in micro_batches]), self.config)
 
-    def _describe(self, portions: Sequence[Batch], loss: float, number: int, good_checkpoint: str | None) -> str:
+    def _describe(self, micro_batches: Sequence[Batch], loss: float, number: int, good_checkpoint: str | None) -> str:
         """Repeats the step to find the layer where it went wrong; all ranks are here together."""
 
         def repeat() -> None:
-            for images, _ in portions:
+            for images, _ in micro_batches:
                 run_network(self.network, images, self.config)
 
         found = gather(first_nonfinite_layer(self.network, repeat))

@@ -22,11 +22,11 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # images (N, 3, H, W), normalised, an
 
 
 class TrainStream(IterableDataset):
-    """Training samples of one rank without end, from any portion of the run on.
+    """Training samples of one rank without end, from any micro-batch of the run on.
 
     Every epoch has an order of its own, of which each optimizer step takes the next ``batch_size`` positions; they are
-    dealt out by portions, then by ranks. So any number of ranks and portions sees the same images in a step, and each
-    image is augmented by random numbers of its position. Images that do not fill a step are left out.
+    dealt out by micro-batches, then by ranks. So any number of ranks and micro-batches sees the same images in a step,
+    and each image is augmented by random numbers of its position. Images that do not fill a step are left out.
 
     Args:
         images: Training images.
@@ -43,18 +43,18 @@ class TrainStream(IterableDataset):
     def __init__(
         self, images: ImageSet, config: PretrainConfig, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
-        batch, portions = config.batch_size, config.accumulation
-        if batch % (portions * world_size):
+        batch, micro_batches = config.batch_size, config.accumulation
+        if batch % (micro_batches * world_size):
             raise ValueError(
                 f"batch_size = {batch} does not split evenly over {world_size} process(es) and accumulation = "
-                f"{portions}: make it a multiple of {portions * world_size}."
+                f"{micro_batches}: make it a multiple of {micro_batches * world_size}."
             )
         if len(images) < batch:
             raise ValueError(f"{len(images)} training images in {images.root} do not fill batch_size = {batch}.")
         self.images = images
         self.batch_size = batch
-        self.portions = portions
-        self.portion_size = batch // (portions * world_size)
+        self.micro_batches = micro_batches
+        self.micro_batch_size = batch // (micro_batches * world_size)
         self.steps_per_epoch = len(images) // batch
         self.seed = seed
         self.start = start
@@ -63,18 +63,18 @@ class TrainStream(IterableDataset):
         self.transform: Callable[[Any], Any] = _unset  # timm's create_loader sets it
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """Yields samples; one of several loader processes yields whole portions in turn with the others."""
+        """Yields samples; one of several loader processes yields whole micro-batches in turn with the others."""
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        for portion in count(self.start * self.portions + number, workers):
-            yield from self._portion(portion)
+        for micro_batch in count(self.start * self.micro_batches + number, workers):
+            yield from self._micro_batch(micro_batch)
 
-    def _portion(self, portion: int) -> Iterator[tuple[Any, int]]:
-        step, within = divmod(portion, self.portions)
+    def _micro_batch(self, micro_batch: int) -> Iterator[tuple[Any, int]]:
+        step, within = divmod(micro_batch, self.micro_batches)
         epoch, step_of_epoch = divmod(step, self.steps_per_epoch)
-        first = step_of_epoch * self.batch_size + (within * self.world_size + self.rank) * self.portion_size
+        first = step_of_epoch * self.batch_size + (within * self.world_size + self.rank) * self.micro_batch_size
         order = self._order(epoch)
-        for position in range(first, first + self.portion_size):
+        for position in range(first, first + self.micro_batch_size):
             image, target = self.images.load(int(order[position]))
             with isolated_rng(self.seed, epoch, position):
                 image = self.transform(image)
@@ -105,7 +105,7 @@ class ValidationShard(Dataset):
 def train_batches(
     stream: TrainStream, config: PretrainConfig, device: torch.device, workers: int | None = None
 ) -> Iterator[Batch]:
-    """Portions of training batches without end, augmented image by image.
+    """Micro-batches of training batches without end, augmented image by image.
 
     Args:
         stream: Where to take them from.
@@ -117,7 +117,7 @@ def train_batches(
         stream,
         config,
         device,
-        batch_size=stream.portion_size,
+        batch_size=stream.micro_batch_size,
         is_training=True,
         num_workers=config.workers if workers is None else workers,
         scale=config.crop_scale,

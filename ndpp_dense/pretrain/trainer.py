@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from timm.utils.random import random_seed
 
+from ndpp_dense import ramp_local_scale
 from ndpp_dense.distributed.main_rank import decided_by_main
-from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
+from ndpp_dense.distributed.stopping import EvaluationStopped, StoppedEarly, finishing_the_step
 from ndpp_dense.pretrain import checkpoint
+from ndpp_dense.pretrain.calibration import build_to_start
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.evaluation import evaluate
 from ndpp_dense.pretrain.images import ImageSet
-from ndpp_dense.pretrain.network import build_network, to_device
 from ndpp_dense.pretrain.processes import is_main, rank, world_size
 from ndpp_dense.pretrain.progress import Progress
 from ndpp_dense.pretrain.state import TrainingState
 from ndpp_dense.pretrain.stream import Batch, TrainStream, ValidationShard, train_batches, validation_batches
 from ndpp_dense.training.nonfinite import nonfinite_parameters
+from ndpp_dense.training.prepare import NORM_RULES, norm_decisions
 from ndpp_dense.training.settings import changed_settings, flat_settings
 
 __all__ = ["HELD_SETTINGS", "Pretrainer"]
 
 # Part of the optimizer's state in a checkpoint, and the weights themselves: a resumed run goes on with them.
-HELD_SETTINGS = ("momentum", "weight_decay", "weights")
+HELD_SETTINGS = ("lr", "warmup_lr", "min_lr", "momentum", "weight_decay", "weights")
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class Pretrainer:
         val: Validation images, of the same classes.
         device: Where to train.
         output: Folder of the run.
+        resume: Whether :meth:`resume` will be called: what is resumed is not calibrated.
 
     Attributes:
         state: Weights and everything else that changes.
@@ -56,7 +59,13 @@ class Pretrainer:
     """
 
     def __init__(
-        self, config: PretrainConfig, train: ImageSet, val: ImageSet, device: torch.device, output: str | Path
+        self,
+        config: PretrainConfig,
+        train: ImageSet,
+        val: ImageSet,
+        device: torch.device,
+        output: str | Path,
+        resume: bool = False,
     ) -> None:
         self.config = config
         self.device = device
@@ -65,9 +74,10 @@ class Pretrainer:
         self._last_is_sound = True
         self._held: dict[str, Any] = {}  # settings that a checkpoint has decided
         stream = self._stream(config.seed, 0)
-        self._portion_size = stream.portion_size
+        self._micro_batch_size = stream.micro_batch_size
         random_seed(config.seed)  # equal weights on all ranks
-        network = to_device(build_network(config, len(train.classes)), config, device)
+        newest = decided_by_main(lambda: checkpoint.newest_sound(self.output)).path if resume else None
+        network = build_to_start(config, len(train.classes), device, self._stats_batches, newest)
         self.state = TrainingState(
             config, network, len(train.classes), stream.steps_per_epoch, self._stats_batches, device
         )
@@ -97,6 +107,7 @@ class Pretrainer:
             self._compare_settings(saved.get("config", {}))
             before, now = saved["data"], self._data_facts()
             self.state.load_state_dict(saved)
+            self.state.take_settings(replace(self.config, **self._held))
         except (RuntimeError, KeyError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(
@@ -121,11 +132,15 @@ class Pretrainer:
         """
         config, state = self.config, self.state
         batches = train_batches(self._stream(config.seed, state.done), config, self.device)
-        with Progress(self.total, state.done, config.batch_size, is_main(), config.log_every) as progress:
+        showing = Progress(self.total, state.done, config.batch_size, is_main(), config.log_every)
+        with finishing_the_step(), showing as progress:
+            if state.evaluation_is_owed:  # a signal had broken it off
+                self._end_epoch(state.done // state.steps_per_epoch, state.record.losses[-1][2])
             while state.done < self.total:
                 lr, last = state.lr, self.output / checkpoint.LAST
-                portions = [next(batches) for _ in range(config.accumulation)]
-                state.advance(state.step(portions, state.done, str(last) if last.exists() else None))
+                ramp_local_scale(state.network, state.done)
+                micro_batches = [next(batches) for _ in range(config.accumulation)]
+                state.advance(state.step(micro_batches, state.done, str(last) if last.exists() else None))
                 progress.step((state.done - 1) // state.steps_per_epoch + 1, state.epoch_loss, lr)
                 if state.done % state.steps_per_epoch == 0:
                     self._end_epoch(state.done // state.steps_per_epoch, lr)
@@ -140,7 +155,7 @@ class Pretrainer:
     def evaluate(self) -> dict[str, float]:
         """Evaluates the deployed weights as they are; see :func:`ndpp_dense.pretrain.evaluation.evaluate`."""
         shard = ValidationShard(self._val, rank(), world_size())
-        batches = validation_batches(shard, self.config, self.device, self._portion_size)
+        batches = validation_batches(shard, self.config, self.device, self._micro_batch_size)
         return evaluate(self.state.deployed, batches, self.config, self.device)
 
     def _end_epoch(self, epoch: int, lr: float) -> None:
@@ -150,7 +165,11 @@ class Pretrainer:
         state.stats.lend()
         row = {"epoch": epoch, "step": state.done, "lr": lr, "train_loss": state.epoch_loss}
         if epoch % self.config.eval_every == 0 or epoch == self.config.epochs:
-            row.update(self.evaluate())
+            try:
+                row.update(self.evaluate())
+            except EvaluationStopped:
+                self._save_last()
+                self._stop()
             _log.info("epoch %d: top-1 %.2f, top-5 %.2f, loss %.4f", epoch, row["top1"], row["top5"], row["loss"])
         state.record.epochs.append(row)
         # The best before the last: a kill between the two repeats the epoch, and none is lost.
@@ -169,12 +188,12 @@ class Pretrainer:
         self.state.stats.take_back()
 
     def _stop(self) -> None:
-        message = (
+        stop = StoppedEarly(
             f"stopped by a signal after step {self.state.done} of {self.total}: {self.output / checkpoint.LAST} is "
-            f"complete, --resume goes on from there. Exit code {EXIT_CODE}."
+            "complete, --resume goes on from there."
         )
-        _log.warning("%s", message)
-        raise StoppedEarly(message)
+        _log.warning("%s", stop)
+        raise stop
 
     def _save_last(self) -> None:
         saved = {**self.state.state_dict(), "data": self._data_facts(), **self._facts()}  # every rank takes part
@@ -198,13 +217,16 @@ class Pretrainer:
         now = asdict(self.config)
         if before.get("optimizer", now["optimizer"]) != now["optimizer"]:
             raise ValueError(f"optimizer = {now['optimizer']!r}, but it was {before['optimizer']!r}")
-        known = {name: value for name, value in before.items() if name in now}
+        known = {name: value for name, value in before.items() if name in now and name != "calibrate"}
         for line in changed_settings(flat_settings(now), flat_settings({**now, **known}), HELD_SETTINGS):
             _log.warning("%s", line)
         self._held = {name: known[name] for name in HELD_SETTINGS if name in known}
 
     def _facts(self) -> dict[str, Any]:
-        return {"config": {**asdict(self.config), **self._held}, "classes": list(self._images.classes)}
+        config = {**asdict(self.config), **self._held, "calibrate": False}  # what it holds is
+        facts = {"config": config, "classes": list(self._images.classes)}
+        decisions = norm_decisions(self.state.network)
+        return facts if decisions is None else {**facts, NORM_RULES: decisions}
 
     def _data_facts(self) -> dict[str, int]:
         facts = {name: getattr(self.config, name) for name in ("seed", "batch_size", "accumulation")}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ndpp_dense.training.run_folder import note_run, read_run
+from ndpp_dense.training.run_folder import RUN_FILE, note_run, read_run
 from ndpp_dense.weights.seal import read_seal, write_sealed
 
 __all__ = ["Choice", "choose_newest", "is_of_run", "save_checkpoint"]
@@ -67,7 +67,7 @@ def choose_newest(
             the process that has claimed it.
 
     Raises:
-        ValueError: There are checkpoints, and none is sound.
+        ValueError: There are checkpoints, and none is sound; or there were some, and none is left.
     """
     run = read_run(folder)
     faults: list[str] = []
@@ -92,6 +92,11 @@ def choose_newest(
         raise ValueError(
             f"no checkpoint in {folder} is sound. {'. '.join(faults)}. Copy one back that is, or start again in "
             "another folder without --resume."
+        )
+    if isinstance(run.get("step"), int):
+        raise ValueError(
+            f"{folder} has lost its checkpoints: {RUN_FILE} says that the run was saved at step {run['step']}, and no "
+            f"checkpoint is there. Copy one back, or start again in another folder, or after deleting {RUN_FILE}."
         )
     return Choice()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
+from ndpp_dense.calibration.calibrate import calibrate_ndpp
 from ndpp_dense.conversion.convert import ExampleError, convert_to_ndpp
 from ndpp_dense.conversion.examples import Example
 from ndpp_dense.conversion.norm_pairs import linear_kind
@@ -19,8 +20,17 @@ from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.model_statistics import freeze_where_weights_are
 
-__all__ = ["fit_momentum", "prepare"]
+__all__ = [
+    "NORM_RULES",
+    "fit_momentum",
+    "norm_decisions",
+    "note_norm_decisions",
+    "prepare",
+    "prepare_from_trained",
+    "told",
+]
 
+NORM_RULES = "ndpp_norm_rules"  # of a checkpoint: what calibration decided on norms
 Convert = Callable[[nn.Module, WhiteningConfig, Mapping[Any, Any], Example | None], ConversionReport]
 _log = logging.getLogger(__name__)
 _SWITCH = "`verify: False` in the ndpp settings (`VERIFY` in Detectron2's) skips this check"
@@ -65,8 +75,7 @@ def prepare(
         start_at_zero(model)
     if run is not None and report.ran:
         _prove(model, report, run)
-    object.__setattr__(model, "ndpp_report", report)
-    object.__setattr__(model, "ndpp_options", fitted)
+    _note(model, report, fitted)
     return report
 
 
@@ -96,6 +105,79 @@ def _prove(model: nn.Module, report: ConversionReport, run: Callable[[nn.Module]
             "are such; %s.",
             *(len(idle), shortened(idle), _SWITCH),
         )
+
+
+def prepare_from_trained(
+    model: nn.Module,
+    options: NDPPOptions,
+    batches: Sequence[Any],
+    *,
+    forward: Callable[[nn.Module, Any], Any],
+    untrained: Collection[str] = (),
+    batch_size: int | None = None,
+) -> ConversionReport:
+    """Makes a model with trained weights an ND++ model that computes the same, in place, before the optimizer.
+
+    Args:
+        model: A plain model, its weights loaded.
+        options: What its config says.
+        batches: Of training data; in a distributed run as many on every rank.
+        forward: As :func:`ndpp_dense.calibrate_ndpp` takes it; reaches every layer to be converted.
+        untrained: Names of layers that no file gave weights for.
+        batch_size: As for :func:`prepare`.
+
+    Returns:
+        The report, which the model has too, as after :func:`prepare`, beside :func:`norm_decisions`.
+
+    Raises:
+        ValueError: See :func:`ndpp_dense.calibrate_ndpp`.
+    """
+    fitted = options if batch_size is None else options.for_batch(batch_size)
+    report = calibrate_ndpp(model, batches, fitted.config, fitted.rules, len(batches), forward, untrained)
+    freeze_where_weights_are(model)
+    _note(model, report, fitted)
+    norms = [record for record in report.records if record.action in ("dropped", "kept")]
+    note_norm_decisions(model, {record.name: record.action == "dropped" for record in norms})
+    return report
+
+
+def norm_decisions(model: nn.Module) -> dict[str, bool] | None:
+    """Rules by which conversion alone makes the structure of a calibrated model; None where it is not calibrated.
+
+    They name every norm: True for one that is gone, False for one that stays.
+    """
+    return getattr(model, "ndpp_norm_decisions", None)
+
+
+def note_norm_decisions(model: nn.Module, decisions: Mapping[str, bool]) -> None:
+    """Lets :func:`norm_decisions` return these: those of the checkpoint that the model was built for."""
+    object.__setattr__(model, "ndpp_norm_decisions", dict(decisions))
+
+
+def told(report: ConversionReport, untrained: Collection[str], images: int, seconds: float) -> str:
+    """One line on a calibration.
+
+    Args:
+        report: What :func:`prepare_from_trained` returned.
+        untrained: As it was called with.
+        images: On all ranks.
+        seconds: That it took.
+    """
+    kept = [record.name for record in report.records if record.action == "kept"]
+    new = sorted(set(untrained) & set(report.converted))
+    return (
+        f"Calibrated on {images} images in {seconds:.0f} s: {len(report.dropped_norms)} norms folded, {len(kept)} kept"
+        f"{_first(kept)}; {len(new)} layers start anew{_first(new)}."
+    )
+
+
+def _first(names: list[str]) -> str:
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""
+
+
+def _note(model: nn.Module, report: ConversionReport, options: NDPPOptions) -> None:
+    object.__setattr__(model, "ndpp_report", report)
+    object.__setattr__(model, "ndpp_options", options)
 
 
 def fit_momentum(model: nn.Module, batch_size: int) -> float | None:

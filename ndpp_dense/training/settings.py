@@ -36,7 +36,9 @@ def changed_settings(now: Mapping[str, str], before: Mapping[str, str], held: Se
         here, there = now.get(name, _ABSENT), before.get(name, _ABSENT)
         if here == there:
             continue
-        counts = f"the checkpoint's {_short(there)} counts" if _matches(name, held) else f"{_short(here)} counts"
+        counts = f"{_short(here)} counts"
+        if _matches(name, held):
+            counts = f"the checkpoint's {_short(there)} counts; to change it, start from its weights in another folder"
         lines.append(f"{name} is {_short(here)} here and was {_short(there)} in the run that is resumed: {counts}.")
     return lines
 

@@ -75,7 +75,7 @@ def read_backbone(
         file: The file.
         source: Its format.
         model: One of ``list_backbones()`` or a model of timm's; None takes the one that the file names, or else the
-            ResNet that fits best.
+            ResNet or pooling transformer that fits best.
         allow: Patterns of names, the file's or ``create_backbone``'s, that are dropped if there and may be missing.
 
     Raises:

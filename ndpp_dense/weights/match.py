@@ -79,7 +79,7 @@ def compare(entries: Mapping[str, Tensor], model: str) -> Differences:
 
 
 def find_model(entries: Mapping[str, Tensor]) -> tuple[str, Differences]:
-    """The ResNet whose weights these are, or the nearest one.
+    """The ResNet, or the pooling transformer, whose weights these are, or the nearest one.
 
     Args:
         entries: Weights by names as ``create_backbone`` has them.
@@ -88,7 +88,7 @@ def find_model(entries: Mapping[str, Tensor]) -> tuple[str, Differences]:
         Its name and how the weights differ from its.
 
     Raises:
-        ValueError: The weights are not a ResNet's of a known depth.
+        ValueError: The weights are not a ResNet's of a known depth, nor a transformer's.
     """
     best: tuple[str, Differences] | None = None
     for name in _candidates(entries):
@@ -167,6 +167,8 @@ def _with_nearest(names: list[str], places: list[str]) -> Iterator[tuple[str, st
 
 
 def _candidates(entries: Mapping[str, Tensor]) -> list[str]:
+    if any(name.startswith("patch_embed.") for name in entries):
+        return [name for name, card in CARDS.items() if card.builder == "transformer"]
     depths = _depths(entries)
     cards = [name for name, card in CARDS.items() if card.builder == "resnet" and _could_be(card, depths, entries)]
     return cards + [name for name, counts in _PUBLISHED.items() if counts == depths and "conv1.0.weight" not in entries]

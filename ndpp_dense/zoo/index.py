@@ -131,7 +131,9 @@ def _checked(content: Any, file: Path) -> ZooIndex:
     where = f"the model zoo's index {file}"
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ZooError(f"{where} is not of format {FORMAT}: it is damaged, or of another version of the package.")
-    if content.get("digest") != content_digest(content):
+    if "digest" not in content:
+        raise ZooError(f"{where} states no digest of its content: `ndpp zoo publish --refresh` writes it anew.")
+    if content["digest"] != content_digest(content):
         raise ZooError(
             f"{where} is damaged: its content does not have the digest that it states. Install the package again; "
             "after an edit by hand, `ndpp zoo publish --refresh` writes it anew."

@@ -18,7 +18,7 @@ __all__ = ["check_overrides"]
 _LONGEST = 1000  # letters of a word: what is nested deeper than it takes is no size of a network
 # Those of ndpp_dense.conversion.options, which needs torch: an index is read without.
 _NDPP = (
-    "preset|task|rules|verify|block_size|block_size_spatial|block_size_linear|shared_blocks|local_scale|statistics"
+    "preset|task|rules|verify|block_size|block_size_spatial|block_size_linear|shared_blocks|local_scale|scale_steps|statistics"
     "|momentum|eps|solver|num_iters|grad|sampling_stride|sync|schedule"
 )
 _BACKBONE = "depth|stem_channels|base_channels|num_stages|strides|dilations|out_indices|pattern|contract_dilation"

@@ -16,7 +16,7 @@ _HEAD = """# Model zoo
 Generated from `index.json` by `ndpp zoo publish`; do not edit it. `ndpp zoo info NAME` shows a row whole, `ndpp zoo
 verify` checks the files here and evaluates them again where their data are present.
 
-```
+```bash
 ndpp infer IMAGE --weights mask_rcnn_ndpp_demo --output out
 ndpp train-det --config mask_rcnn_ndpp_demo --weights ndpp://mask_rcnn_ndpp_demo
 ```

@@ -9,7 +9,7 @@ import re
 import time
 from pathlib import Path
 
-from ndpp_dense.redaction import redacted, redacted_address
+from ndpp_dense.redaction import redacted_address, shown
 from ndpp_dense.zoo.cache import Cache, file_sha256
 from ndpp_dense.zoo.errors import ZooError
 from ndpp_dense.zoo.http import CutOffError, Patience, RefusedError
@@ -159,7 +159,7 @@ def _fetch_from_any(model: ZooModel, file: ZooFile, places: list[str], cache: Ca
         try:
             _fetch_patiently(place, file, cache, patience)
         except (RefusedError, CutOffError, WrongBytesError) as error:
-            reasons.append(_printable(redacted(f"{redacted_address(place)}: {error}")))
+            reasons.append(" ".join(shown(f"{redacted_address(place)}: {error}").splitlines()))
             _log.info("%s: %s", model.name, reasons[-1])
             continue
         return
@@ -168,11 +168,6 @@ def _fetch_from_any(model: ZooModel, file: ZooFile, places: list[str], cache: Ca
         f"{model.name}: no source has {file.name} ({file.size} bytes, SHA-256 {file.sha256[:12]}...):\n  {listed}\n"
         f"Try again later, name another source in {MIRRORS}, or copy the file to {cache.blob(file.sha256)}."
     )
-
-
-def _printable(text: str) -> str:
-    """Without what gives orders to terminals: servers have a say in it."""
-    return "".join(sign if sign.isprintable() else "?" for sign in text)
 
 
 def _fetch_patiently(place: str, file: ZooFile, cache: Cache, patience: Patience) -> None:

@@ -205,7 +205,10 @@ def _fields(entry: Any, kind: type, where: str) -> dict[str, Any]:
     unknown = sorted(entry.keys() - known.keys())
     missing = [name for name, field in known.items() if name not in entry and field.default is MISSING]
     if unknown or missing:
-        raise ZooError(f"{where}: {kind.__name__} lacks {missing or 'nothing'} and has unknown {unknown or 'nothing'}.")
+        lacking = [f"no {', '.join(missing)}"] if missing else []
+        strange = [f"unknown {', '.join(f'{name!r:.40}' for name in unknown)}"] if unknown else []
+        what = "a file" if kind is ZooFile else "a metric" if kind is Metric else "it"
+        raise ZooError(f"{where}: {what} has {' and '.join(lacking + strange)}. Correct the row, or install again.")
     return {name: _value(value, str(known[name].type), f"{where}, {name}") for name, value in entry.items()}
 
 

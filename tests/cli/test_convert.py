@@ -21,14 +21,18 @@ OTHERS = [pytest.param("detectron2", marks=detectron2), pytest.param("mmseg", ma
 @pytest.fixture(autouse=True)
 def small_backbones(monkeypatch):
     """Backbones of a few thousand weights in the place of most real ones, which take their time to compare with."""
-    for name in set(CARDS) - {"resnet18"}:
-        monkeypatch.delitem(CARDS, name)
+    before = dict(CARDS)
+    for name in before.keys() - {"resnet18"}:
+        del CARDS[name]
     for name, depths, pattern in (("small18", R18, None), ("small50", R50, "BBBB"), ("small50_hybrid", R50, "hybrid")):
         options = {"depths": depths, "pattern": pattern, **SMALL}
         monkeypatch.setitem(CARDS, name, BackboneCard(name, 0, 0, None, None, "test", "resnet", options))
     stem = {"stem_type": "deep", "stem_width": 8}
     options = {"depths": R18, "pattern": None, **SMALL, **stem}
     monkeypatch.setitem(CARDS, "small18c", BackboneCard("small18c", 0, 0, None, None, "test", "resnet", options))
+    yield
+    CARDS.clear()
+    CARDS.update(before)  # in their order, by which equal ones are told apart
 
 
 def weights(name, ndpp=None):

@@ -110,3 +110,13 @@ def test_a_folder_without_images_says_what_it_holds(run, folder, capsys):
         (folder / f"{name}.png").rename(folder / f"{name}.gif")
     assert run(folder) == 2
     assert "holds no image (it holds 2 that do not end as images do (.gif 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["own.pth", "runs/model_final.pth", "a.safetensors", "https://host/w.pkl", "in"])
+def test_weights_of_a_file_are_refused_with_the_ways_there_are(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    assert main(["infer", "in", "--weights", name, "--device", "cpu"]) == 2
+    said = capsys.readouterr().err
+    assert f"--weights {name}" in said or "--weights https://host" in said
+    assert "`ndpp train-det --eval-only --config CONFIG --weights FILE`" in said

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ndpp_dense.cli import main
-from ndpp_dense.cli.main import _COMMANDS  # pyright: ignore[reportPrivateUsage]
+from ndpp_dense.cli.main import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "detectron2", "mmengine", "mmcv", "timm", "torchvision", "matplotlib", "cv2", "sklearn")
@@ -41,9 +41,9 @@ print(*sys.modules)
 
 
 def test_no_parser_needs_torch_or_a_framework():
-    loaded = modules_after(["--help"], *([name, "--help"] for name in _COMMANDS), ["zoo", "list", "--help"])
+    loaded = modules_after(["--help"], *([name, "--help"] for name in COMMANDS), ["zoo", "list", "--help"])
     assert not loaded & set(HEAVY)
-    assert {f"ndpp_dense.cli.{module}" for module, _ in _COMMANDS.values()} <= loaded
+    assert {f"ndpp_dense.cli.{module}" for module, _ in COMMANDS.values()} <= loaded
 
 
 def test_the_zoo_is_shown_without_torch():

@@ -14,6 +14,7 @@ def test_all_faults_are_reported_together():
             block_size_linear=True,
             shared_blocks=1,
             local_scale="l2",
+            scale_steps=-1,
             statistics="median",
             momentum=0.0,
             eps=float("inf"),
@@ -25,7 +26,7 @@ def test_all_faults_are_reported_together():
             schedule="every=1",
         )
     for field in dataclasses.fields(WhiteningConfig):
-        assert f"  {field.name} = " in str(error.value)
+        assert f" {field.name} = " in str(error.value)
     assert "'newton', 'quintic', 'eigh'" in str(error.value)
     assert "-1 (a whole number >= 1)" in str(error.value)
 
@@ -114,3 +115,10 @@ def test_what_follows_single_batches():
     assert WhiteningConfig.paper().follows_single_batches
     assert WhiteningConfig.fast().for_batch(256).follows_single_batches
     assert not WhiteningConfig.fast().for_batch(16).follows_single_batches
+
+
+@pytest.mark.parametrize("size", [0, -5, 1.5, "8", True, None, float("nan")])
+def test_a_batch_has_images(size):
+    for config in (WhiteningConfig.fast(), WhiteningConfig.paper()):
+        with pytest.raises(ValueError, match="batch_size = .*: it must be a whole number, at least 1"):
+            config.for_batch(size)

@@ -85,7 +85,10 @@ def test_overrides_come_last(write):
         ("- lr", [], ValueError, "holds a list"),
         ("_base_: none.yaml", [], FileNotFoundError, "names 'none.yaml'"),
         ("_base_: leaf.yaml", [], ValueError, "builds on itself"),
-        ("lr: fast", [], ValueError, "lr = 'fast'"),
+        ("lr: 1\nepochs: 3\nlr: 2", [], ValueError, "line 3: it is not YAML: the key 'lr' stands twice"),
+        ("ndpp: {eps: 1, eps: 2}", [], ValueError, "the key 'eps' stands twice"),
+        ("lr: 1", ["ndpp={eps: 1, eps: 2}"], ValueError, "the key 'eps' stands twice"),
+        ("lr: fast", [], ValueError, "lr is 'fast'"),
         ("lr: 1", ["ndpp.epss=1"], ValueError, "Did you mean 'eps'"),
     ],
 )

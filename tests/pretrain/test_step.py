@@ -1,4 +1,4 @@
-"""One optimizer step: portions are one batch, statistics move once, divergence names the layer."""
+"""One optimizer step: micro-batches are one batch, statistics move once, divergence names the layer."""
 
 from functools import partial
 from itertools import islice
@@ -28,18 +28,18 @@ def build(config):
     return network, OptimizerStep(network, build_optimizer(config, network), config, 2, CPU)
 
 
-def portions(images, config):
+def micro_batches(images, config):
     batches = train_batches(TrainStream(images, config, seed=0), config, CPU)
     return list(islice(batches, config.accumulation))
 
 
-def test_portions_are_one_batch_where_statistics_are_frozen(images, tiny):
+def test_micro_batches_are_one_batch_where_statistics_are_frozen(images, tiny):
     results = []
     for accumulation in (1, 4):
         config = tiny(accumulation=accumulation, momentum=0.0, optimizer="momentum")
         network, step = build(config)
         freeze_stats(network)
-        loss = step(portions(images, config), 0)
+        loss = step(micro_batches(images, config), 0)
         results.append((loss, [p.detach().clone() for p in network.parameters()]))
     (loss, whole), (other_loss, parts) = results
     assert other_loss == pytest.approx(loss, rel=1e-5)
@@ -47,7 +47,7 @@ def test_portions_are_one_batch_where_statistics_are_frozen(images, tiny):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_portions_are_one_batch_where_statistics_are_of_the_steps_before(images, tiny):
+def test_micro_batches_are_one_batch_where_statistics_are_of_the_steps_before(images, tiny):
     results = []
     for accumulation in (1, 2):
         ndpp = {**tiny().ndpp, "schedule": "stale"}
@@ -66,7 +66,7 @@ def test_portions_are_one_batch_where_statistics_are_of_the_steps_before(images,
 def test_statistics_move_once_a_step(images, tiny):
     config = tiny(accumulation=2)
     network, step = build(config)
-    step(portions(images, config), 0)
+    step(micro_batches(images, config), 0)
     momentum = next(nd_layers(network))[1].config.momentum
     for name, layer in nd_layers(network):
         assert 0 < layer.whitening.running_weight <= momentum + 1e-6, name
@@ -75,16 +75,16 @@ def test_statistics_move_once_a_step(images, tiny):
 def test_clipping_bounds_the_gradient(images, tiny):
     config = tiny(clip_grad=1e-3)
     network, step = build(config)
-    step(portions(images, config), 0)
+    step(micro_batches(images, config), 0)
     norm = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]).norm()
     assert norm <= 1.001e-3
 
 
 @pytest.mark.parametrize("settings", [{"amp": "bfloat16"}, {"channels_last": True}])
 def test_precision_and_format_hardly_change_the_loss(images, tiny, settings):
-    plain = build(tiny())[1](portions(images, tiny()), 0)
+    plain = build(tiny())[1](micro_batches(images, tiny()), 0)
     config = tiny(**settings)
-    assert build(config)[1](portions(images, config), 0) == pytest.approx(plain, rel=0.05)
+    assert build(config)[1](micro_batches(images, config), 0) == pytest.approx(plain, rel=0.05)
 
 
 def test_divergence_names_the_layer_and_leaves_the_weights(images, tiny):
@@ -94,7 +94,7 @@ def test_divergence_names_the_layer_and_leaves_the_weights(images, tiny):
         bad.weight[0, 0] = float("inf")
     before = [p.detach().clone() for p in network.parameters()]
     with pytest.raises(FloatingPointError, match=r"iteration 7: the loss is .*'layer3.0.conv1'.*last.pth") as error:
-        step(portions(images, tiny()), 7, "run/last.pth")
+        step(micro_batches(images, tiny()), 7, "run/last.pth")
     assert "lower lr" in str(error.value)
     assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
 
@@ -108,5 +108,5 @@ def test_a_compiled_step_is_the_same_step(images, tiny, monkeypatch):
     for compile_it in (False, True):
         config = tiny(compile=compile_it, accumulation=2)
         _, step = build(config)
-        losses.append([step(portions(images, config), number) for number in range(2)])
+        losses.append([step(micro_batches(images, config), number) for number in range(2)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

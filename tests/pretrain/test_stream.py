@@ -34,12 +34,12 @@ def test_loader_processes_and_interruptions_change_nothing(images, tiny):
     assert not same(whole, take(TrainStream(images[0], config, seed=4), config, 5))
 
 
-def test_ranks_and_portions_share_the_same_images(images, tiny):
+def test_ranks_and_micro_batches_share_the_same_images(images, tiny):
     plain = take(TrainStream(images[0], tiny(), seed=0), tiny(), 2)
     config = tiny(accumulation=2)
     ranks = [take(TrainStream(images[0], config, 0, rank=rank, world_size=2), config, 4) for rank in range(2)]
     for step in range(2):
-        parts = [ranks[rank][2 * step + portion][0] for portion in range(2) for rank in range(2)]
+        parts = [ranks[rank][2 * step + micro_batch][0] for micro_batch in range(2) for rank in range(2)]
         assert torch.equal(torch.cat(parts), plain[step][0])
 
 

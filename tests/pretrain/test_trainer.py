@@ -3,12 +3,17 @@
 import csv
 import json
 import logging
+import os
+import signal
 
 import pytest
 import torch
 
+from ndpp_dense.distributed.stopping import StoppedEarly, watching_for_stop
+from ndpp_dense.pretrain import evaluation
 from ndpp_dense.pretrain.checkpoint import CheckpointReadError
 from ndpp_dense.pretrain.run import evaluate_only
+from ndpp_dense.pretrain.step import run_network
 
 CPU = torch.device("cpu")
 # Everything that has a state or draws random numbers: saved twice an epoch of three steps.
@@ -153,15 +158,18 @@ def test_changed_settings_are_said_with_those_that_count(trainer, tmp_path, capl
     with caplog.at_level(logging.WARNING):
         again.resume()
     said = [record.getMessage() for record in caplog.records]
+    held = "counts; to change it, start from its weights in another folder."
     assert said == [
         "epochs is 2 here and was 1 in the run that is resumed: 2 counts.",
-        "lr is 0.5 here and was 0.02 in the run that is resumed: 0.5 counts.",
-        "momentum is 0.5 here and was 0.9 in the run that is resumed: the checkpoint's 0.9 counts.",
-        "weight_decay is 0.1 here and was 0.0001 in the run that is resumed: the checkpoint's 0.0001 counts.",
+        f"lr is 0.5 here and was 0.02 in the run that is resumed: the checkpoint's 0.02 {held}",
+        f"momentum is 0.5 here and was 0.9 in the run that is resumed: the checkpoint's 0.9 {held}",
+        f"weight_decay is 0.1 here and was 0.0001 in the run that is resumed: the checkpoint's 0.0001 {held}",
     ]
     group = again.state.optimizer.param_groups[0]
     assert (group["momentum"], group["weight_decay"]) == (0.9, 0.0001)
-    assert again.state.lr == pytest.approx(0.25)  # half way down a cosine from 0.5
+    assert again.state.lr == pytest.approx(0.01)  # half way down a cosine from 0.02
+    again.train()
+    assert torch.load(tmp_path / "last.pth", weights_only=True)["config"]["lr"] == 0.02
     with pytest.raises(ValueError, match="optimizer = 'adamw', but it was 'momentum'"):
         trainer(tmp_path, optimizer="adamw").resume()
 
@@ -218,3 +226,39 @@ def test_weights_to_start_from(trainer, tiny, tmp_path):
     best.write_bytes(best.read_bytes()[:100])
     with pytest.raises(ValueError, match="cannot read"):
         trainer(tmp_path / "third", weights=str(best))
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_run_stopped_while_it_evaluates_makes_up_for_it(trainer, tmp_path, differences, monkeypatch, epoch):
+    settings = {**ALL, "save_every": 0}
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    trainer(whole, **settings).train()
+    run, taken = trainer(parts, **settings), []
+
+    def signalled(network, images, config):
+        if not network.training and run.state.done == 3 * epoch and not torch.is_grad_enabled():
+            taken.append(1)
+            os.kill(os.getpid(), signal.SIGINT)
+        return run_network(network, images, config)
+
+    monkeypatch.setattr(evaluation, "run_network", signalled)
+    with watching_for_stop(), pytest.raises(StoppedEarly, match=f"after step {3 * epoch} of 6: .*last.pth") as stopped:
+        run.train()
+    assert (stopped.value.code, taken) == (130, [1])  # of three batches
+    monkeypatch.undo()
+    again = trainer(parts, **settings)
+    again.resume()
+    again.train()
+    for name in ("last.pth", "best.pth"):
+        assert differences(whole / name, parts / name) == []
+
+
+def test_a_run_that_lost_its_checkpoints_does_not_begin_anew(trainer, tmp_path):
+    assert not trainer(tmp_path, epochs=1).resume()  # nothing was saved yet, as at the first start of a batch script
+    trainer(tmp_path, epochs=1).train()
+    for name in ("last.pth", "best.pth"):
+        (tmp_path / name).unlink()
+    with pytest.raises(
+        CheckpointReadError, match=r"has lost its checkpoints: run.json says .* at step 3.*another folder"
+    ):
+        trainer(tmp_path, epochs=1).resume()

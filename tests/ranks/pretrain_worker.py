@@ -12,6 +12,7 @@ from splits import run_splits
 warnings.filterwarnings("ignore")
 import torch  # noqa: E402
 
+from ndpp_dense.pretrain import calibration  # noqa: E402
 from ndpp_dense.pretrain import trainer as training  # noqa: E402
 from ndpp_dense.pretrain.config import PretrainConfig  # noqa: E402
 from ndpp_dense.pretrain.images import open_images  # noqa: E402
@@ -30,7 +31,7 @@ def double(config, num_classes):
     return network
 
 
-build_network, training.build_network = training.build_network, double
+build_network, calibration.build_network = calibration.build_network, double
 
 
 def train(folder):

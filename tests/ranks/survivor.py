@@ -22,6 +22,9 @@ def harm(state, kind):
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "term":
         os.kill(os.getpid(), signal.SIGTERM)
+    elif kind == "int":  # as a terminal does: the process that started this one gets it too, and passes it on
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getppid(), signal.SIGINT)
     elif kind == "nan":
         next(state.network.parameters()).data[:] = float("nan")
     elif kind == "sleep":

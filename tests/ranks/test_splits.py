@@ -68,13 +68,13 @@ def test_twenty_steps_of_one_two_four_and_eight_processes(worker, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_portions_split_among_processes_as_images_do(tmp_path):
-    """Two portions a step, of which the first moves the statistics, on one, two and four processes."""
+def test_micro_batches_split_among_processes_as_images_do(tmp_path):
+    """Two micro-batches a step, of which the first moves the statistics, on one, two and four processes."""
     finish(start("pretrain", tmp_path, "1,2,4", STEPS=10, PORTIONS=2))
     same_losses(tmp_path, "pretrain", [1, 2, 4], 10)
 
 
-def test_under_stale_portions_and_processes_are_one_batch(tmp_path):
+def test_under_stale_micro_batches_and_processes_are_one_batch(tmp_path):
     """Statistics over the whole batch, however it is cut."""
     finish(start("pretrain", tmp_path, "1", STEPS=4, SCHEDULE="stale"))
     finish(start("pretrain", tmp_path / "parts", "1,2", STEPS=4, SCHEDULE="stale", PORTIONS=2))

@@ -152,16 +152,22 @@ def _pid_of_rank(agent, rank):
 
 
 @pytest.mark.parametrize(
-    "restarts", [pytest.param(None, id="spawned"), pytest.param(0, id="torchrun", marks=pytest.mark.slow)]
+    ("signalled", "restarts"),
+    [
+        pytest.param("term", None, id="spawned"),
+        pytest.param("int", None, id="interrupted", marks=pytest.mark.slow),
+        pytest.param("term", 0, id="torchrun", marks=pytest.mark.slow),
+    ],
 )
-def test_a_scheduler_that_ends_the_run_finds_a_checkpoint(start, whole, tmp_path, restarts):
+def test_a_scheduler_that_ends_the_run_finds_a_checkpoint(start, whole, tmp_path, signalled, restarts):
     more = ["--num-gpus", "2"] if restarts is None else []
     folder = tmp_path / "run"
-    process = start(folder, *more, harm="term:1:4", restarts=restarts)
+    process = start(folder, *more, harm=f"{signalled}:1:4", restarts=restarts)
     output = finish(process)
     assert "stopped by a signal after step 5 of 9" in output or "stopped by a signal after step 6 of 9" in output
-    assert process.returncode == (75 if restarts is None else 1), output  # torchrun has a code of its own
-    assert "exitcode  : 75" in output or restarts is None
+    code = 130 if signalled == "int" else 75
+    assert process.returncode == (code if restarts is None else 1), output  # torchrun has a code of its own
+    assert f"exitcode  : {code}" in output or restarts is None
     assert readable(folder)["last.pth"]["done"] in (5, 6)
     process = start(folder, "--resume", *more, restarts=restarts)
     output = finish(process)

@@ -132,8 +132,9 @@ def test_a_signal_ends_in_the_table_and_the_records(tmp_path):
     assert "| machine | done |" in text
     assert "stopped by SIGTERM" in text
     parts = _records(output)["gpu"]["parts"]
-    assert parts["pooling"] == {"state": "not begun", "seconds": 0.0, "limit": pytest.approx(250, abs=250), "why":
-                                "stopped by SIGTERM"}  # fmt: skip
+    assert parts["pooling"]["state"] in ("not begun", "stopped")  # by how long the signal takes
+    assert parts["pooling"]["why"] == "stopped by SIGTERM"
+    assert parts["pooling"]["seconds"] < 10
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ HELD = ("solver.lr", "schedule*")
 
 def test_each_change_is_a_line_that_says_what_counts():
     now, before = (flat_settings(settings, ["folder"]) for settings in (NOW, BEFORE))
+    held = "counts; to change it, start from its weights in another folder."
     assert changed_settings(now, before, HELD) == [
-        "schedule.1.end is not set here and was 9 in the run that is resumed: the checkpoint's 9 counts.",
+        f"schedule.1.end is not set here and was 9 in the run that is resumed: the checkpoint's 9 {held}",
         "solver.clip is 1.0 here and was not set in the run that is resumed: 1.0 counts.",
-        "solver.lr is 0.02 here and was 0.01 in the run that is resumed: the checkpoint's 0.01 counts.",
+        f"solver.lr is 0.02 here and was 0.01 in the run that is resumed: the checkpoint's 0.01 {held}",
     ]
     assert changed_settings(now, now, HELD) == []
 

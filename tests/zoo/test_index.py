@@ -42,6 +42,23 @@ def test_an_edit_by_hand_is_seen(written):
         load_index(written.path)
 
 
+def test_an_index_without_a_digest_says_so(written):
+    content = json.loads(written.path.read_text())
+    del content["digest"]
+    written.path.write_text(json.dumps(content))
+    with pytest.raises(ZooError, match="states no digest of its content: `ndpp zoo publish --refresh`"):
+        load_index(written.path)
+
+
+def test_what_a_row_lacks_is_named(written):
+    assert "row 'toy': a file has no sha256. Correct" in _damaged(written, lambda row: row["files"][0].pop("sha256"))
+    assert "it has no licence and unknown 'licens'" in _damaged(written, _misspelt)
+
+
+def _misspelt(row):
+    row["licens"] = row.pop("licence")
+
+
 def _damaged(written, change):
     content = json.loads(written.path.read_text())
     change(content["models"][1])  # "toy"

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.case import Case, Settings, Step
 from ndpp_dense import WhiteningConfig, create_backbone
 from ndpp_dense.datasets.streets_scene import draw_street
+from ndpp_dense.images import read_image
 from ndpp_dense.layers.statistics.whitening import Whitening
 from ndpp_dense.ops.inverse_sqrt import SOLVERS, newton
 
@@ -169,8 +170,7 @@ def pictures(folder: Path | None) -> Iterator[Tensor]:
     if not files:
         raise FileNotFoundError(f"--images {folder}: no .jpg or .png files there.")
     for path in files:
-        with Image.open(path) as image:
-            yield _tensor(image.convert("RGB"))
+        yield _tensor(read_image(path))
 
 
 def _tensor(image: Any) -> Tensor:

@@ -26,11 +26,7 @@ def write(study: Study) -> None:
     records = [json.loads(path.read_text()) for path in sorted(study.folder.glob("*_seed*.json"))]
     if not records:
         raise SystemExit(f"no records in {study.folder}: run `python tools/study.py {study.name} run` first")
-    groups: Groups = defaultdict(list)
-    for record in records:
-        groups[record.get("condition", ""), record["method"], " ".join(record["overrides"]), record["lr"]].append(
-            record
-        )
+    groups = grouped(records)
     best = {condition: best_groups(study, condition, groups) for condition in study.conditions}
     best = {condition: found for condition, found in best.items() if found}
     parts = [
@@ -48,6 +44,16 @@ def write(study: Study) -> None:
     ]
     study.folder.with_suffix(".md").write_text("\n\n".join(part.strip("\n") for part in parts) + "\n")
     draw(study, best)
+
+
+def grouped(records: list[Record]) -> Groups:
+    """Return the records that differ in the seed alone together."""
+    groups: Groups = defaultdict(list)
+    for record in records:
+        groups[record.get("condition", ""), record["method"], " ".join(record["overrides"]), record["lr"]].append(
+            record
+        )
+    return groups
 
 
 def value(record: Record, column: Column) -> float:

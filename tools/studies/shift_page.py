@@ -51,7 +51,7 @@ The demo models of the model zoo, on a mirror mosaic, in per cent; harmonics of 
 would have 23 %. Boxes come and go with a shift of 8 pixels where average precision hardly changes; the label map
 repeats with the stride to the right.
 
-```
+```bash
 ndpp shift --weights ndpp://mask_rcnn_ndpp_demo --shifts -24..24 --step 8 --along grid --limit 40
 ndpp shift --weights ndpp://deeplabv3_ndpp_demo --shifts -16..16 --along cross --limit 20
 ```

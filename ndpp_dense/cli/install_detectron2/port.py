@@ -1,6 +1,6 @@
-"""The edits that let the Python sources of Detectron2 0.6 run on today's NumPy and Pillow, without compiled ops.
+"""The edits that let Detectron2's Python sources, 0.6 and later, run on what is current, without compiled ops.
 
-Pure text in, text out, so that each edit can be tested alone; ``install.py`` applies them to the release.
+Pure text in, text out, so that each edit can be tested alone; ``install.py`` applies them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,22 @@ def _resource_filename(package, resource):
 
 """
 
+_EXPORT = """\
+try:
+    from caffe2.python import core as _core  # optional, and gone from torch
+except ImportError:
+    pass
+else:
+    from .api import *
+"""
+
+_BLACK = """\
+        try:
+            import black
+        except ImportError:  # optional: it only makes the text pretty
+            black = None
+"""
+
 _EDITS: dict[str, tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = {
     # NumPy 1.24 removed these aliases of the builtins.
     "np alias -> builtin": (re.compile(r"\bnp\.(bool|int|float|object)\b"), r"\1"),
@@ -34,6 +50,24 @@ _EDITS: dict[str, tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] 
     "pkg_resources.resource_filename -> importlib.resources": (
         re.compile(r"\bpkg_resources\.resource_filename\b"),
         "_resource_filename",
+    ),
+    # torch 2 derives its schedulers from LRScheduler, of which _LRScheduler is a subclass.
+    "isinstance(..., _LRScheduler) -> LRScheduler": (
+        re.compile(r"(isinstance\([\w.]+, torch\.optim\.lr_scheduler\.)_(LRScheduler\))"),
+        r"\1\2",
+    ),
+    # Python 3.11 samples from no set.
+    "sample from a set -> list": (
+        re.compile(r"\.sample\((self\._fallback_candidates), k=1\)"),
+        r".sample(list(\1), k=1)",
+    ),
+    # NumPy 2 raises where a copy cannot be avoided.
+    "np.array(copy=False) -> np.asarray": (re.compile(r"\bnp\.array\((\w+), copy=False\)"), r"np.asarray(\1)"),
+    "caffe2 -> optional": (re.compile(r"^from \.api import \*\n", re.MULTILINE), lambda _: _EXPORT),
+    "import black -> optional": (re.compile(r"^        import black\n", re.MULTILINE), lambda _: _BLACK),
+    "black.format_str -> where black is": (
+        re.compile(r"(return (black)\.format_str\((\w+), mode=black\.Mode\(\)\))\n"),
+        r"\1 if \2 else \3\n",
     ),
 }
 

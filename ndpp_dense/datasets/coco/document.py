@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ndpp_dense.datasets.coco.report import Report, first
+from ndpp_dense.redaction import printable
 
 __all__ = ["check_document", "is_number", "read_document"]
 
@@ -34,18 +35,19 @@ def _is_size(value: Any) -> bool:
 
 
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and "\0" not in value
+    return isinstance(value, str) and bool(value.strip()) and printable(value) == value and "\n" not in value
 
 
+_TEXT = "a text of characters that can be printed"
 _WHOLE = "a whole number (1, not '1' or 1.0)"
 _FORMS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "images": {
         "id": (_is_whole, _WHOLE),
-        "file_name": (_is_name, "a text"),
+        "file_name": (_is_name, _TEXT),
         "height": (_is_size, "a whole number of pixels above 0"),
         "width": (_is_size, "a whole number of pixels above 0"),
     },
-    "categories": {"id": (_is_whole, _WHOLE), "name": (_is_name, "a text")},
+    "categories": {"id": (_is_whole, _WHOLE), "name": (_is_name, _TEXT)},
     "annotations": {
         "id": (_is_whole, _WHOLE),
         "image_id": (_is_whole, _WHOLE),
@@ -69,8 +71,7 @@ def read_document(path: Path, name: str) -> Any:
             f"{name}: the annotation file {path} {what}. Give the path of a COCO-format .json file."
         )
     try:
-        with path.open(encoding="utf-8") as stream:
-            return json.load(stream)
+        return json.loads(path.read_bytes().decode("utf-8-sig"))  # editors on Windows write a mark first
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{name}: {path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. "

@@ -12,8 +12,10 @@ import numpy as np
 
 from ndpp_dense.datasets.coco.boxes import check_areas, check_boxes, left_out_by_training, read_boxes
 from ndpp_dense.datasets.coco.document import check_document, read_document
+from ndpp_dense.datasets.coco.keypoints import check_keypoints, keypoint_names
 from ndpp_dense.datasets.coco.masks import check_masks, mask_format
 from ndpp_dense.datasets.coco.report import Report, first
+from ndpp_dense.datasets.coco.sizes import Sizes, measure_sizes
 
 __all__ = ["CocoSummary", "validate_coco"]
 
@@ -30,6 +32,8 @@ class CocoSummary:
             The first two are the values Detectron2's `INPUT.MASK_FORMAT` needs; "mixed" needs "bitmask".
         warnings: one line for each thing that is unusual and not wrong; to be shown.
         thinnest: file name, height and width of the image with the most unequal sides.
+        keypoints: names of keypoints, empty where the categories name none.
+        sizes: of images and objects.
     """
 
     num_images: int
@@ -38,6 +42,8 @@ class CocoSummary:
     mask_format: str
     warnings: tuple[str, ...] = ()
     thinnest: tuple[str, int, int] = ("", 1, 1)
+    keypoints: tuple[str, ...] = ()
+    sizes: Sizes = Sizes(0, 1.0, 1.0, (1.0, 1.0, 1.0), 0)
 
 
 def validate_coco(
@@ -46,6 +52,8 @@ def validate_coco(
     *,
     name: str = "data set",
     masks: bool = False,
+    keypoints: bool = False,
+    evaluated: bool | None = None,
 ) -> CocoSummary:
     """Checks a COCO-format split, so that a fault is named now instead of far into training.
 
@@ -55,9 +63,11 @@ def validate_coco(
     Args:
         json_path: annotation file.
         images: folder that the `file_name` entries are relative to.
-        name: what to call the set in errors; a name ending in `_val` is also checked for what COCO evaluation
-            needs of each annotation (`area` and `iscrowd`), and may have no object that cannot be found.
+        name: what to call the set in errors; one that is evaluated is also checked for what COCO evaluation needs of
+            each annotation (`area` and `iscrowd`), and may have no object that cannot be found.
         masks: whether every object needs a mask. Masks that there are, are checked in any case.
+        keypoints: likewise.
+        evaluated: whether COCO evaluation reads it; None asks whether its name ends in `_val`.
 
     Returns:
         Counts, category names, the mask format, and warnings.
@@ -69,9 +79,10 @@ def validate_coco(
     path, folder = Path(json_path), Path(images)
     document = read_document(path, name)
     report = Report(f"{name} ({path})")
-    evaluated = name.endswith("_val")
+    evaluated = name.endswith("_val") if evaluated is None else evaluated
     check_document(document, report, evaluated=evaluated)
     _check_annotations(document, report, masks=masks, evaluated=evaluated)
+    check_keypoints(document, report, needed=keypoints, evaluated=evaluated)
     report.raise_faults()
     _check_images(document["images"], folder, name)
     _check_unusual(document, report, evaluated=evaluated)
@@ -83,6 +94,8 @@ def validate_coco(
         mask_format=mask_format(document["annotations"]),
         warnings=tuple(report.warnings),
         thinnest=_thinnest(document["images"]),
+        keypoints=keypoint_names(document["categories"]),
+        sizes=measure_sizes(document),
     )
 
 

@@ -22,6 +22,7 @@ from ndpp_dense.integrations.detectron2.reading import as_detectron2
 from ndpp_dense.redaction import redacted
 from ndpp_dense.training.checkpoint_files import choose_newest, is_of_run, save_checkpoint
 from ndpp_dense.training.nonfinite import nonfinite_parameters
+from ndpp_dense.training.prepare import NORM_RULES, norm_decisions
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 from ndpp_dense.weights.files import read_checkpoint
 from ndpp_dense.weights.seal import read_seal
@@ -60,6 +61,7 @@ class NDCheckpointer(DetectionCheckpointer):
         if keep < 1:
             raise ValueError(f"SOLVER.CHECKPOINT_KEEP={keep}: one checkpoint at least must stay, set it to 1 or more.")
         self.keep = keep
+        self.unmatched: list[str] = []  # weights of the model that the loaded file has not, or in another shape
         self._resumed: Path | None = None
         self._damaged: list[Path] = []  # what the run was not resumed from
 
@@ -85,6 +87,9 @@ class NDCheckpointer(DetectionCheckpointer):
                 f"The last good checkpoint is {self.get_checkpoint_file() or 'none'}. Try a lower SOLVER.BASE_LR."
             )
         data = {"model": self.model.state_dict(), **extra}
+        decisions = norm_decisions(self.model)
+        if decisions is not None:
+            data[NORM_RULES] = decisions
         if name != _BEST:
             data.update(rng=comm.gather(get_rng_state()), world_size=comm.get_world_size())
             data.update({key: item.state_dict() for key, item in self.checkpointables.items()})
@@ -130,7 +135,7 @@ class NDCheckpointer(DetectionCheckpointer):
         """
         if not resume:
             return self.load(path, checkpointables=[])
-        file = decided_by_main(self._newest_sound)
+        file = self.newest()
         if file is None:
             _log.warning("Nothing to resume in %s: starting fresh from weights '%s'.", self.save_dir, path)
             return self.load(path, checkpointables=[])
@@ -143,17 +148,39 @@ class NDCheckpointer(DetectionCheckpointer):
             FileNotFoundError: if there is no such file, with the nearest names beside it.
             CheckpointReadError: if the file can't be read.
         """
-        if path and not os.path.isfile(self.path_manager.get_local_path(path)):
-            folder = os.path.dirname(path) or "."
-            names = os.listdir(folder) if os.path.isdir(folder) else []
-            near = difflib.get_close_matches(os.path.basename(path), names, n=3)
-            hint = f"nearest names there: {', '.join(near)}" if near else f"folder exists: {os.path.isdir(folder)}"
-            raise FileNotFoundError(f"checkpoint {redacted(path)} not found ({hint}). Correct MODEL.WEIGHTS.")
+        if path:
+            self._check_there(path)
         try:
             return super().load(path, *args, **kwargs)
         finally:
             if hasattr(self, "_parsed_url_during_load"):  # which Detectron2 leaves set after an error
                 self._parsed_url_during_load = None
+
+    def _check_there(self, path: str) -> None:
+        if not os.path.isfile(self.path_manager.get_local_path(path)):
+            folder = os.path.dirname(path) or "."
+            names = os.listdir(folder) if os.path.isdir(folder) else []
+            near = difflib.get_close_matches(os.path.basename(path), names, n=3)
+            hint = f"nearest names there: {', '.join(near)}" if near else f"folder exists: {os.path.isdir(folder)}"
+            raise FileNotFoundError(f"checkpoint {redacted(path)} not found ({hint}). Correct MODEL.WEIGHTS.")
+
+    def read(self, path: str) -> dict[str, Any]:
+        """What a file holds, its weights under ``"model"``; nothing is loaded.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            CheckpointReadError: if the file can't be read.
+        """
+        self._check_there(path)
+        return self._load_file(self.path_manager.get_local_path(path))
+
+    def newest(self) -> Path | None:
+        """The checkpoint from which :meth:`resume_or_load` would go on; to be called by all ranks.
+
+        Raises:
+            CheckpointReadError: if there are checkpoints and none is readable.
+        """
+        return decided_by_main(self._newest_sound)
 
     def complete(self) -> None:
         """Write ``model_final.pth`` of a run that was killed between its last periodic checkpoint and that one.
@@ -167,7 +194,12 @@ class NDCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(final.name)
 
     def _load_model(self, checkpoint: Any) -> Any:
-        """Load weights, and log how many of the backbone's were found."""
+        """Load weights, and log how many of the backbone's were found.
+
+        Raises:
+            ValueError: if nothing fits.
+        """
+        names_in_file = sorted(checkpoint["model"])
         incompatible = super()._load_model(checkpoint)
         counters = ".num_batches_tracked"  # which files leave out, and nothing needs
         state = self.model.state_dict()
@@ -175,7 +207,9 @@ class NDCheckpointer(DetectionCheckpointer):
         body = [
             name for name in names if name.startswith("backbone.bottom_up.")
         ] or names  # a pyramid is not pretrained
+        _check_any(state, incompatible, names_in_file)
         lacking = {*incompatible.missing_keys, *(name for name, *_ in incompatible.incorrect_shapes)}
+        self.unmatched = sorted(name for name in lacking if not name.endswith(counters))
         unmatched = [name for name in body if name in lacking]
         first = f", first {unmatched[0]}" if unmatched else ""
         loaded, level = len(body) - len(unmatched), logging.WARNING if unmatched else logging.INFO
@@ -271,6 +305,19 @@ class NDCheckpointer(DetectionCheckpointer):
         own.sort(key=lambda file: (file == newest, file.stat().st_mtime_ns, file.name))
         for file in own[: -self.keep]:
             file.unlink(missing_ok=True)
+
+
+def _check_any(state: dict[str, Any], incompatible: Any, names: list[str]) -> None:
+    """Refuse weights of which none fits: training would begin at random, with a warning among others."""
+    shapes = incompatible.incorrect_shapes
+    wanted = [name for name in state if not name.endswith(".num_batches_tracked")]
+    if not wanted or {*incompatible.missing_keys, *(name for name, *_ in shapes)}.issuperset(wanted):
+        where = ", ".join(names[:3]) or "nothing"
+        raise ValueError(
+            f"MODEL.WEIGHTS: none of the {len(wanted)} weights of the model is in the file ({len(shapes)} have another "
+            f"shape): the file begins with {where}, the model with {', '.join(wanted[:3])}. Give the config that they "
+            "are of; `ndpp convert` makes files that fit from backbones of others."
+        )
 
 
 def _step_of(file: Path) -> int | None:

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from ndpp_dense.conversion import options
 from ndpp_dense.conversion.options import NDPPOptions
 from ndpp_dense.integrations.detectron2.pooling_backbone import add_pooling_config
+from ndpp_dense.integrations.detectron2.timm_backbone import add_timm_config
 from ndpp_dense.layers.config import WhiteningConfig
 
 __all__ = [
@@ -27,13 +28,15 @@ HELD_SETTINGS += ("SOLVER.WEIGHT_DECAY*", "SEED", "MODEL.WEIGHTS")
 # What does not decide what is trained.
 UNIMPORTANT_SETTINGS = ("OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "MODEL.DEVICE")
 UNIMPORTANT_SETTINGS += (
+    "MODEL.NDPP.CALIBRATE*",
     "DATALOADER.NUM_WORKERS",
     "SOLVER.CHECKPOINT_*",
     "SOLVER.LOG_PERIOD",
     "TEST.*",
     "DATASETS.TEST",
 )
-_OF_DETECTRON2 = ("META_ARCHITECTURE", "ZERO_INIT_RESIDUAL")  # keys of the node that no other framework has
+# Keys of the node that are no options of whitening.
+_OF_DETECTRON2 = ("META_ARCHITECTURE", "ZERO_INIT_RESIDUAL", "CALIBRATE", "CALIBRATE_BATCHES")
 
 
 def add_ndpp_config(cfg: CfgNode) -> CfgNode:
@@ -47,9 +50,13 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
     - ``RULES``: exceptions by layer name, pattern or type, e.g. ``{"*.fpn_*": {"EPS": 0.1}, "*.stem.*": False}``;
     - ``ZERO_INIT_RESIDUAL``: start the last convolution of every residual branch at zero, for training from scratch;
       loaded weights take the place of the zeros;
+    - ``CALIBRATE``: load ``MODEL.WEIGHTS`` into the network as it is without ND++, and start as ND++ with the same
+      function, see :func:`ndpp_dense.calibrate_ndpp`; ``CALIBRATE_BATCHES``: of training images, for its statistics;
     - ``VERIFY``: prove by a forward pass on a blank image that every converted layer runs.
 
     ``MODEL.POOLING`` is :func:`~ndpp_dense.integrations.detectron2.pooling_backbone.add_pooling_config`'s.
+
+    ``MODEL.TIMM`` is :func:`~ndpp_dense.integrations.detectron2.timm_backbone.add_timm_config`'s.
 
     Args:
         cfg: As from ``get_cfg()``.
@@ -65,9 +72,12 @@ def add_ndpp_config(cfg: CfgNode) -> CfgNode:
         node[field.name.upper()] = None
     node.RULES = CfgNode(new_allowed=True)
     node.ZERO_INIT_RESIDUAL = True
+    node.CALIBRATE = False
+    node.CALIBRATE_BATCHES = 20
     node.VERIFY = True
     cfg.MODEL.NDPP = node
     add_pooling_config(cfg)
+    add_timm_config(cfg)
     add_trainer_config(cfg)
     return cfg
 
@@ -91,7 +101,7 @@ def add_trainer_config(cfg: CfgNode) -> None:
     """
     # Mixed precision type, used when SOLVER.AMP.ENABLED: "bfloat16" (no loss scaling) or "float16" (with it).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
-    # SOLVER.IMS_PER_BATCH images make one optimizer step; they pass through the model in this many portions.
+    # SOLVER.IMS_PER_BATCH images make one optimizer step; they pass through the model in this many micro-batches.
     cfg.SOLVER.ACCUMULATION_STEPS = 1
     # Let DistributedDataParallel search for parameters that took no part in the loss. Costs a little time.
     cfg.SOLVER.FIND_UNUSED_PARAMETERS = False

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json, register_coco_instances
+from detectron2.data.datasets import builtin, load_coco_json, register_coco_instances
 from detectron2.utils.file_io import PathManager
 
 from ndpp_dense.datasets.coco import CocoSource, CocoSummary, validate_coco
 from ndpp_dense.datasets.digits import DEFAULT_CATEGORIES, ensure_digits, locate_digits
 
-__all__ = ["check_available", "register_coco", "register_demo"]
+__all__ = ["check_available", "register_coco", "register_demo", "validate_registered"]
 
 _DEMO_SPLITS = ("digits_train", "digits_val")
 # The metadata that Detectron2's own sets (COCO, LVIS, Cityscapes, Pascal VOC, ADE20K) keep their paths under.
@@ -26,12 +26,13 @@ _WAYS = (
 )
 
 
-def register_coco(source: CocoSource, *, masks: bool = False) -> CocoSummary:
+def register_coco(source: CocoSource, *, masks: bool = False, keypoints: bool = False) -> CocoSummary:
     """Validates a COCO-format split and registers it with Detectron2.
 
     Args:
         source: name and paths. Registering the same name with the same paths again changes nothing.
         masks: whether every object needs a mask.
+        keypoints: whether every object needs keypoints.
 
     Returns:
         What the annotation file holds; its `mask_format` tells what `INPUT.MASK_FORMAT` has to be, its `warnings` are
@@ -41,7 +42,7 @@ def register_coco(source: CocoSource, *, masks: bool = False) -> CocoSummary:
         FileNotFoundError: annotations, image folder or images are missing.
         ValueError: the annotations are faulty, or the name stands for other paths already.
     """
-    summary = validate_coco(source.json, source.images, name=source.name, masks=masks)
+    summary = validate_coco(source.json, source.images, name=source.name, masks=masks, keypoints=keypoints)
     wanted = _Paths(source.json, source.images)
     if source.name in DatasetCatalog.list():
         present = MetadataCatalog.get(source.name)
@@ -52,6 +53,39 @@ def register_coco(source: CocoSource, *, masks: bool = False) -> CocoSummary:
             )
         return summary
     register_coco_instances(source.name, {"thing_classes": [*summary.categories]}, *wanted)
+    return summary
+
+
+def validate_registered(name: str, *, masks: bool, keypoints: bool, evaluated: bool) -> CocoSummary | None:
+    """Checks a COCO-format set that the user's own code has registered, as those of `--dataset` are.
+
+    Args:
+        name: In Detectron2's catalog.
+        masks: whether every object needs a mask.
+        keypoints: whether every object needs keypoints.
+        evaluated: whether it is evaluated.
+
+    Returns:
+        What it holds; None for sets of other formats, those that come with Detectron2, and the demo's.
+
+    Raises:
+        FileNotFoundError: images or annotations are missing.
+        ValueError: the annotations are faulty, or the categories are not those that it was registered with.
+    """
+    metadata = MetadataCatalog.get(name)
+    file, images = metadata.get("json_file"), metadata.get("image_root")
+    theirs = {split for group in getattr(builtin, "_PREDEFINED_SPLITS_COCO", {}).values() for split in group}
+    if metadata.get("evaluator_type") != "coco" or not file or images is None or name in (*theirs, *_DEMO_SPLITS):
+        return None
+    file, images = PathManager.get_local_path(file), PathManager.get_local_path(images)
+    summary = validate_coco(file, images, name=name, masks=masks, keypoints=keypoints, evaluated=evaluated)
+    stated = metadata.get("thing_classes")
+    if stated is not None and tuple(stated) != summary.categories:
+        raise ValueError(
+            f"data set {name!r} is registered with the categories {', '.join(map(str, stated))}, and {file} has "
+            f"{', '.join(summary.categories)}. Register it with those of the file, in the order of their ids."
+        )
+    metadata.thing_classes = [*summary.categories]
     return summary
 
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
-from detectron2.evaluation import COCOEvaluator, inference_on_dataset
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, inference_on_dataset
+from detectron2.utils import comm
 from torch import nn
 
 from ndpp_dense import fold_ndpp, nd_layers
 from ndpp_dense.datasets.coco import renumber_annotations
 from ndpp_dense.distributed.patience import patient
+from ndpp_dense.distributed.stopping import EvaluationStopped, UntilStopped, stop_agreed, stop_vote
 from ndpp_dense.integrations.detectron2.curves import save_curves
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.pictures import save_predictions
@@ -40,6 +42,7 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         dictionary a set. Empty on the other ranks.
 
     Raises:
+        EvaluationStopped: A rank was asked to stop; all leave at their next batch.
         ValueError: There is no test set.
     """
     if not cfg.DATASETS.TEST:
@@ -56,10 +59,28 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
             renumber_annotations(evaluator._coco_api)
             mapper = CheckedDatasetMapper(cfg, is_train=False)  # pyright: ignore[reportCallIssue]
             loader: Any = build_detection_test_loader(cfg, name, mapper=mapper)  # pyright: ignore
-            found = inference_on_dataset(model, patient(loader), evaluator)
+            found = inference_on_dataset(model, UntilStopped(patient(loader)), _Agreed(evaluator))
             if found:
                 results[name] = found
     return next(iter(results.values())) if len(results) == 1 else results
+
+
+class _Agreed(DatasetEvaluator):
+    """An evaluator that asks all ranks, before it gathers their results, whether one of them was asked to stop."""
+
+    def __init__(self, evaluator: DatasetEvaluator) -> None:
+        self._evaluator = evaluator
+
+    def reset(self) -> None:
+        self._evaluator.reset()
+
+    def process(self, inputs: Any, outputs: Any) -> None:
+        self._evaluator.process(inputs, outputs)
+
+    def evaluate(self) -> Any:
+        if stop_agreed(sum(comm.all_gather(stop_vote()))):
+            raise EvaluationStopped
+        return self._evaluator.evaluate()
 
 
 def main_metric(cfg: CfgNode) -> str:

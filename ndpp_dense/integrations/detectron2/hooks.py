@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ndpp_dense.distributed.stopping import EXIT_CODE, StoppedEarly
+from ndpp_dense.distributed.stopping import EvaluationStopped, StoppedEarly
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.training.evaluation_stats import EvaluationStats
 
@@ -26,13 +26,61 @@ __all__ = ["BestHook", "FinishedEvalHook", "ProgressBar", "StatsHook", "StopHook
 class FinishedEvalHook(EvalHook):
     """Evaluate periodically, and at the end only if training came to its end.
 
-    Detectron2's hook would also start an evaluation, with its collectives, after the last iteration has failed.
+    Detectron2's hook would also start an evaluation, with its collectives, after the last iteration has failed. An
+    evaluation that a signal broke off is made up for when the run goes on.
+
+    Args:
+        period: iterations between evaluations; 0 for none but the last.
+        evaluate: returns results by task.
+        stats: gives the model the statistics to evaluate with.
+        best: keeps the best model; None on ranks that do not save.
     """
 
+    def __init__(
+        self, period: int, evaluate: Callable[[], dict[str, Any]], stats: StatsHook, best: BestHook | None
+    ) -> None:
+        super().__init__(period, evaluate)
+        self._stats, self._best = stats, best
+        self._owed = False
+
+    def before_train(self) -> None:
+        """Evaluate what a signal had broken off, as of the iteration before."""
+        if not self._owed or self.trainer.iter >= self.trainer.max_iter:
+            return
+        trainer, storage = self.trainer, self.trainer.storage
+        trainer.iter = storage.iter = trainer.iter - 1
+        self._stats.lend()
+        self._owed = False
+        self.after_step()
+        if not self._owed and self._best is not None:
+            self._best.after_step()
+        trainer.iter = storage.iter = trainer.iter + 1
+        if self._owed:
+            raise StoppedEarly("the evaluation was stopped by a signal again: --resume starts it once more.")
+
+    def after_step(self) -> None:
+        """Evaluate if it is time; left early, the hooks behind this one save and end the run."""
+        try:
+            super().after_step()
+        except EvaluationStopped:
+            self._owed = self.trainer.stop_agreed = True  # pyright: ignore[reportAttributeAccessIssue]
+
     def after_train(self) -> None:
-        """Evaluate after the last iteration."""
-        if self.trainer.iter >= self.trainer.max_iter:
+        """Evaluate after the last iteration; left early, the trainer says so once the other hooks are done."""
+        if self.trainer.iter < self.trainer.max_iter:
+            return
+        try:
             super().after_train()
+        except EvaluationStopped:
+            self.trainer.last_evaluation_stopped = True  # pyright: ignore[reportAttributeAccessIssue]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return whether an evaluation is owed."""
+        return {"owed": self._owed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`state_dict` returned."""
+        self._owed = state["owed"]
 
 
 class BestHook(BestCheckpointer):
@@ -72,7 +120,7 @@ class StatsHook(HookBase):
         done = self.trainer.iter + 1
         stop = getattr(self.trainer, "stop_agreed", False)
         if stop or done == self.trainer.max_iter or any(done % period == 0 for period in self._periods):
-            self._lend()
+            self.lend()
 
     def before_step(self) -> None:
         """Put the run's own statistics back."""
@@ -81,7 +129,7 @@ class StatsHook(HookBase):
     def after_train(self) -> None:
         """Prepare the statistics of a run that was resumed after its last iteration."""
         if self.trainer.iter >= self.trainer.max_iter:
-            self._lend()
+            self.lend()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the run's own statistics where the model holds others at the moment."""
@@ -91,7 +139,8 @@ class StatsHook(HookBase):
         """Put the run's own statistics into the model."""
         self._stats.load_state_dict(state)
 
-    def _lend(self) -> None:
+    def lend(self) -> None:
+        """Put statistics to evaluate with into the model. All ranks must call it."""
         with EventStorage(self.trainer.iter):  # Detectron2's training forward writes to the storage: leave no trace
             self._stats.lend()
 
@@ -121,14 +170,13 @@ class StopHook(HookBase):
             return
         if self._period <= 0 or done % self._period:
             self._checkpointer.save(f"model_{self.trainer.iter:07d}", iteration=self.trainer.iter)
-        message = (
+        stop = StoppedEarly(
             f"stopped by a signal after iteration {done} of {self.trainer.max_iter}: "
-            f"{self._checkpointer.get_checkpoint_file()} is complete, --resume goes on from there. "
-            f"Exit code {EXIT_CODE}."
+            f"{self._checkpointer.get_checkpoint_file()} is complete, --resume goes on from there."
         )
-        logging.getLogger(__name__).warning("%s", message)
+        logging.getLogger(__name__).warning("%s", stop)
         self.trainer.iter = done  # as at the end of a run: writers have written this iteration already
-        raise StoppedEarly(message)
+        raise stop
 
 
 class ProgressBar(HookBase):

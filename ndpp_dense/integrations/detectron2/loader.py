@@ -26,17 +26,17 @@ _MAX_RETRIES = 100
 
 
 class PositionedBatchSampler(Sampler):
-    """Deal a stream of indices out to optimizer steps, their portions and the ranks; start at any portion.
+    """Deal a stream of indices out to optimizer steps, their micro-batches and the ranks; start at any micro-batch.
 
-    The images of a step do not depend on the numbers of portions and ranks, so a run may go on with other numbers. A
-    position is a sample's place in the stream; it is what the sample's augmentation is seeded from.
+    The images of a step do not depend on the numbers of micro-batches and ranks, so a run may go on with other numbers.
+    A position is a sample's place in the stream; it is what the sample's augmentation is seeded from.
 
     Args:
         indices: an endless stream of dataset indices, equal on all ranks and whenever it is iterated.
-        step_size: images of an optimizer step over all portions and ranks; a multiple of their product.
-        portions: portions of a step.
+        step_size: images of an optimizer step over all micro-batches and ranks; a multiple of their product.
+        micro_batches: micro-batches of a step.
         groups: for every dataset index its group; a step holds one group only. None puts all in one.
-        skip: portions to leave out at the start. Replayed as integers: a million images take about a second.
+        skip: micro-batches to leave out at the start. Replayed as integers: a million images take about a second.
         rank: this process.
         world_size: number of processes.
     """
@@ -46,7 +46,7 @@ class PositionedBatchSampler(Sampler):
         indices: Iterable[int],
         step_size: int,
         *,
-        portions: int = 1,
+        micro_batches: int = 1,
         groups: Sequence[int] | None = None,
         skip: int = 0,
         rank: int = 0,
@@ -56,13 +56,13 @@ class PositionedBatchSampler(Sampler):
         self.step_size = step_size
         self.groups = groups
         self.skip = skip
-        self.size = step_size // (portions * world_size)
-        self.starts = [(portion * world_size + rank) * self.size for portion in range(portions)]
+        self.size = step_size // (micro_batches * world_size)
+        self.starts = [(micro_batch * world_size + rank) * self.size for micro_batch in range(micro_batches)]
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield this rank's ``(position, index)`` pairs, a list a portion, without end."""
-        portions = (step[start : start + self.size] for step in self._steps() for start in self.starts)
-        return islice(portions, self.skip, None)
+        """Yield this rank's ``(position, index)`` pairs, a list a micro-batch, without end."""
+        micro_batches = (step[start : start + self.size] for step in self._steps() for start in self.starts)
+        return islice(micro_batches, self.skip, None)
 
     def _steps(self) -> Iterator[list[tuple[int, int]]]:
         waiting: defaultdict[int, list[tuple[int, int]]] = defaultdict(list)
@@ -147,15 +147,15 @@ class TrainData:
         self.dicts = DatasetFromList(dicts, copy=False)
 
     def batches(self, seed: int, *, skip: int = 0, num_workers: int | None = None) -> Iterator[list[dict]]:
-        """Load the portions of batches without end.
+        """Load the micro-batches of batches without end.
 
         Args:
             seed: decides order and augmentation. Equal on all ranks.
-            skip: portions to leave out at the start (a resumed run has used them).
+            skip: micro-batches to leave out at the start (a resumed run has used them).
             num_workers: loader processes; None takes ``DATALOADER.NUM_WORKERS``.
 
         Yields:
-            This rank's share of the next portion, a list of model inputs.
+            This rank's share of the next micro-batch, a list of model inputs.
 
         Raises:
             OSError: if an image can't be read.
@@ -167,7 +167,7 @@ class TrainData:
             batch_sampler=PositionedBatchSampler(
                 self._indices(seed),
                 self.cfg.SOLVER.IMS_PER_BATCH,
-                portions=self.cfg.SOLVER.ACCUMULATION_STEPS,
+                micro_batches=self.cfg.SOLVER.ACCUMULATION_STEPS,
                 groups=self._groups,
                 skip=skip,
                 rank=comm.get_rank(),

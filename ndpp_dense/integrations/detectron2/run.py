@@ -8,13 +8,15 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
 from ndpp_dense.distributed.stopping import stopping_at_once
+from ndpp_dense.integrations.detectron2.calibration import build_to_start
 from ndpp_dense.integrations.detectron2.checkpoint import CHECKPOINTS, NDCheckpointer
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
+from ndpp_dense.integrations.detectron2.loader import TrainData
+from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.run_config import build_config, flat_settings, prepare_run
 from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_training_sets
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
@@ -65,7 +67,7 @@ def evaluate_or_train(
 
 def _train(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
     with faults_of_settings("building the model and what trains it", _NEXT, flat_settings(cfg)):
-        trainer = NDTrainer(cfg)
+        trainer = NDTrainer(cfg, resume)
     tell(_found(cfg, trainer.net, f"{len(trainer.data.dicts)} training images"))
     trainer.resume_or_load(resume)
     trainer.train()
@@ -73,7 +75,7 @@ def _train(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
 
 def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
     with faults_of_settings("building the model", _NEXT, flat_settings(cfg)):
-        model = build_model(cfg)
+        model, loaded = build_to_start(cfg, lambda: TrainData(cfg, CheckedDatasetMapper(cfg, True)), resume)  # pyright: ignore[reportCallIssue]
     tell(_found(cfg, model, "evaluation only"))
     checkpointer = NDCheckpointer(model, cfg.OUTPUT_DIR)
     if not cfg.MODEL.WEIGHTS and not (resume and checkpointer.has_checkpoint()):
@@ -81,7 +83,7 @@ def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
             "nothing to evaluate: the weights are random. Give some with --weights FILE or NAME, or --resume for the "
             f"newest checkpoint in {cfg.OUTPUT_DIR}{', which has none' if resume else ' (--resume is not given)'}."
         )
-    checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer.resume_or_load("" if loaded else cfg.MODEL.WEIGHTS, resume=resume)
     results = evaluate(cfg, model)
     if comm.is_main_process():
         write_report(cfg, results)

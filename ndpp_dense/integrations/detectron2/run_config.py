@@ -19,11 +19,19 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.config_files import find_config, yaml_fault
-from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
+from ndpp_dense.config_files import UniqueKeys, find_config, yaml_fault
+from ndpp_dense.datasets.coco import CocoSummary, as_coco, parse_dataset_flag
+from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
-from ndpp_dense.integrations.detectron2.datasets import check_available, register_coco, register_demo
+from ndpp_dense.integrations.detectron2.class_checks import class_key
+from ndpp_dense.integrations.detectron2.datasets import (
+    check_available,
+    register_coco,
+    register_demo,
+    validate_registered,
+)
+from ndpp_dense.integrations.detectron2.fitting import fit_remarks
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.reading import check_proposals
 from ndpp_dense.integrations.detectron2.setting_checks import check_settings
@@ -37,6 +45,10 @@ _MAPPING_HINT = """Write it as in a config file: '{"*.fpn_*": {EPS: 0.05}, "*.st
 _LOGGERS = {"ndpp_dense": "ndpp", "detectron2": "d2", "fvcore": "fvcore"}
 
 
+class _TextLoader(UniqueKeys, yaml.BaseLoader):
+    """Reads text alone: tags mean nothing."""
+
+
 def build_config(
     name: str,
     *,
@@ -45,6 +57,7 @@ def build_config(
     output: str | None = None,
     overrides: Sequence[str] = (),
     auto_scale: int | None = None,
+    fit: bool = False,
 ) -> tuple[CfgNode, list[str]]:
     """Build the configuration of a run and register the data sets it needs.
 
@@ -54,6 +67,7 @@ def build_config(
         device: ``cuda`` or ``cpu``; None keeps the config's.
         output: folder of the run; None takes the config's, or ``output/<config name>`` where it sets none.
         overrides: keys and values in turn, applied last.
+        fit: let the training set that a flag names decide on anchors, detections and the length of the run.
         auto_scale: processes that the config is written for; batch, learning rate, schedule and loader processes are
             scaled to those that there are. None leaves them.
 
@@ -74,7 +88,7 @@ def build_config(
     chosen = cfg.clone()  # the overrides decide what the data need, and come after what the data decide
     _merge_overrides(chosen, overrides)
     check_settings(chosen)
-    remarks = register_datasets(cfg, datasets, chosen)
+    remarks = register_datasets(cfg, datasets, chosen, fit)
     if device is not None:
         cfg.MODEL.DEVICE = device
     if output is not None:
@@ -83,6 +97,7 @@ def build_config(
         cfg.OUTPUT_DIR = str(Path("output") / path.stem)
     _merge_overrides(cfg, overrides)
     check_available([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    remarks += _check_registered(cfg, [flag.partition("=")[0].strip() for flag in datasets])
     check_proposals(cfg)
     if auto_scale is not None:
         cfg, changes = _scaled(cfg, Scaling(auto_scale, comm.get_world_size()))
@@ -134,7 +149,9 @@ def prepare_run(cfg: CfgNode) -> None:
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
-def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None = None) -> list[str]:
+def register_datasets(
+    cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None = None, fit: bool = False
+) -> list[str]:
     """Register COCO-format sets and let them take the place of the config's sets, of both.
 
     Besides the names in ``DATASETS``, this sets the number of classes, and the mask format where masks are RLE. Where
@@ -142,9 +159,11 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None
 
     Args:
         cfg: changed in place.
-        flags: ``NAME=JSON:IMAGES`` values; a name that ends in ``_train`` is for training, in ``_val`` for evaluation.
+        flags: ``NAME=JSON:IMAGES``, ``NAME=DATA.YAML`` (YOLO) or ``NAME=FOLDER`` (Pascal VOC) values; a name that ends
+            in ``_train`` is for training, in ``_val`` for evaluation.
         chosen: the configuration as it will be, overrides included: whether objects need masks, and sizes of images.
             None takes ``cfg``.
+        fit: set anchors, detections and the length of the run to what the training set asks for; else that is said.
 
     Returns:
         A line for each key that the annotations decided, and for what is unusual in them.
@@ -153,33 +172,56 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None
         FileNotFoundError: if files are missing.
         ValueError: if a flag or an annotation file is faulty, or the sets have different categories.
     """
-    sources = [parse_dataset_flag(flag) for flag in flags]
-    if not sources:
+    given = [parse_dataset_flag(flag) for flag in flags]
+    if not given:
         return []
+    sources = decided_by_main(lambda: as_coco(given))
     names = [source.name for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"--dataset is given twice for {', '.join(twice)}: give each set its own name.")
     chosen = chosen or cfg
-    summaries = {source.name: register_coco(source, masks=chosen.MODEL.MASK_ON) for source in sources}
+    masks, keypoints = chosen.MODEL.MASK_ON, chosen.MODEL.KEYPOINT_ON
+    summaries = {source.name: register_coco(source, masks=masks, keypoints=keypoints) for source in sources}
     for name, summary in summaries.items():
         _check_thinnest(chosen, name, summary)
     cfg.DATASETS.TRAIN = tuple(name for name in names if name.endswith("_train"))
     cfg.DATASETS.TEST = tuple(name for name in names if name.endswith("_val"))
     categories = _common_categories(summaries)
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(categories)
-    remarks = [f"{len(categories)} categories in the data: MODEL.ROI_HEADS.NUM_CLASSES is {len(categories)}"]
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = len(categories)
+    remarks = []
+    if key := class_key(chosen):
+        remarks.append(f"{len(categories)} categories in the data: {key} is {len(categories)}")
     if any(summary.mask_format in ("bitmask", "mixed") for summary in summaries.values()):
         cfg.INPUT.MASK_FORMAT = "bitmask"
         remarks.append("masks are RLE: INPUT.MASK_FORMAT is bitmask")
     if not cfg.DATASETS.TEST:
         remarks.append("no --dataset NAME_val=...: nothing is evaluated (DATASETS.TEST is empty)")
+    trained = [summary.sizes for name, summary in summaries.items() if name.endswith("_train")]
+    remarks += fit_remarks(cfg, chosen, trained[0], fit) if trained else []
     return [*remarks, *(f"warning: {line}" for summary in summaries.values() for line in summary.warnings)]
+
+
+def _check_registered(cfg: CfgNode, checked: Sequence[str]) -> list[str]:
+    """Checks sets that the user's own code has registered; returns what is unusual in them."""
+    remarks: list[str] = []
+    for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
+        needed = {"masks": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
+        summary = None
+        if name not in checked:
+            summary = validate_registered(name, **needed, evaluated=name in cfg.DATASETS.TEST)
+        if summary is None:
+            continue
+        _check_thinnest(cfg, name, summary)
+        if cfg.MODEL.MASK_ON and summary.mask_format in ("bitmask", "mixed") and cfg.INPUT.MASK_FORMAT != "bitmask":
+            raise ValueError(f"data set {name!r} has masks as RLE: set INPUT.MASK_FORMAT bitmask.")
+        remarks += [f"warning: {line}" for line in summary.warnings]
+    return remarks
 
 
 def _check_thinnest(cfg: CfgNode, name: str, summary: CocoSummary) -> None:
     """An image that resizing leaves without pixels would end the run when its turn comes."""
-    if name.endswith("_train"):
+    if name.endswith("_train") or name in cfg.DATASETS.TRAIN:
         shortest, longest = min(cfg.INPUT.MIN_SIZE_TRAIN), cfg.INPUT.MAX_SIZE_TRAIN
     else:
         shortest, longest = cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
@@ -251,7 +293,9 @@ def _check_files(path: Path, users: tuple[Path, ...]) -> None:
         user = f"config {users[-1]}: _BASE_ names {path}, " if users else f"config {path}: "
         raise FileNotFoundError(f"{user}and there is no such file. Correct the path; it is relative to the config.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # text alone: tags mean nothing
+        content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader)
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(f"config {yaml_fault(error, path)}") from error
     except yaml.YAMLError:
         return  # which reading it will say, with the line
     except UnicodeDecodeError as error:

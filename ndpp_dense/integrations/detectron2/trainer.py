@@ -16,17 +16,17 @@ import torch
 import torch.distributed as dist
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
-from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ndpp_dense import micro_batches_of_step
+from ndpp_dense import micro_batches_of_step, ramp_local_scale
 from ndpp_dense.distributed.compression import check_compression, compress_gradients
 from ndpp_dense.distributed.parallel import data_parallel
-from ndpp_dense.distributed.stopping import stop_asked
+from ndpp_dense.distributed.stopping import StoppedEarly, finishing_the_step, stop_agreed, stop_vote
+from ndpp_dense.integrations.detectron2.calibration import build_to_start
 from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
 from ndpp_dense.integrations.detectron2.config import AMP_DTYPES, HELD_SETTINGS, UNIMPORTANT_SETTINGS
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, main_metric, write_report
@@ -34,6 +34,7 @@ from ndpp_dense.integrations.detectron2.hooks import BestHook, FinishedEvalHook,
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.region_mean import RegionMean
+from ndpp_dense.integrations.detectron2.writers import open_writers
 from ndpp_dense.training.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
@@ -55,18 +56,20 @@ class NDTrainer(TrainerBase):
 
     Args:
         cfg: Detectron2 configuration with the keys of ``add_ndpp_config``.
+        resume: whether :meth:`resume_or_load` will look for a checkpoint: what is resumed is not calibrated.
 
     Raises:
         ValueError: if a setting is out of range.
     """
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, resume: bool = False) -> None:
         super().__init__()
         self.cfg = cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.data = TrainData(cfg, CheckedDatasetMapper(cfg, True))  # pyright: ignore[reportCallIssue]
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        self.net = build_model(cfg)
+        self.net, loaded = build_to_start(cfg, lambda: self.data, resume)
+        self._weights = "" if loaded else cfg.MODEL.WEIGHTS
         self.net.train()
         self.optimizer = build_optimizer(cfg, self.net)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
@@ -75,6 +78,7 @@ class NDTrainer(TrainerBase):
         self.region_mean = RegionMean(self.net) if cfg.SOLVER.MEAN_OVER_ALL_REGIONS else None
         self.results: dict[str, Any] = {}
         self._settings = flat_settings(cfg, UNIMPORTANT_SETTINGS)
+        self.last_evaluation_stopped = False
         self.stop_agreed = False  # whether any rank was asked to stop, known to all after a step
         self._batches: Iterator[list[dict]] | None = None
         self.checkpointer = NDCheckpointer(
@@ -88,7 +92,7 @@ class NDTrainer(TrainerBase):
         Args:
             resume: look for a checkpoint to continue first.
         """
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        self.checkpointer.resume_or_load(self._weights, resume=resume)
 
     def train(self) -> dict[str, Any]:
         """Train to ``SOLVER.MAX_ITER``, evaluate, and write the report.
@@ -98,30 +102,37 @@ class NDTrainer(TrainerBase):
 
         Raises:
             FloatingPointError: if training diverges; the message names the layer and the last good checkpoint.
+            StoppedEarly: a signal asked for it; everything is saved.
         """
         if comm.is_main_process():
             self.register_hooks(self._build_recorders())
         self.register_hooks([StopHook(self.checkpointer, self.cfg.SOLVER.CHECKPOINT_PERIOD)])
         if self.start_iter >= self.max_iter:
             self.checkpointer.complete()
-        super().train(self.start_iter, self.max_iter)
+        with finishing_the_step():
+            super().train(self.start_iter, self.max_iter)
+        if self.last_evaluation_stopped:
+            raise StoppedEarly(
+                "stopped by a signal during the last evaluation: model_final.pth is complete, --resume evaluates it."
+            )
         if comm.is_main_process():
             write_report(self.cfg, self.results)
         return self.results
 
     def run_step(self) -> None:
-        """Make one optimizer step from ``SOLVER.ACCUMULATION_STEPS`` portions of the batch."""
-        portions, data_time = self._load_portions()
+        """Make one optimizer step from ``SOLVER.ACCUMULATION_STEPS`` micro-batches of the batch."""
+        micro_batches, data_time = self._load_micro_batches()
+        ramp_local_scale(self.net, self.iter)
         rng = get_rng_state()
         self.optimizer.zero_grad(set_to_none=True)
         try:
-            losses = self._accumulate_gradients(portions)
+            losses = self._accumulate_gradients(micro_batches)
         except FloatingPointError as error:  # Detectron2 found non-finite proposals, maybe on this rank only
-            raise self._divergence(str(error), portions, rng, alone=comm.get_world_size() > 1) from error
+            raise self._divergence(str(error), micro_batches, rng, alone=comm.get_world_size() > 1) from error
         losses, self.stop_agreed = _mean_over_ranks(losses)
         if not all(math.isfinite(value) for value in losses.values()):
             shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
-            raise self._divergence(f"the losses are {shown}", portions, rng, alone=False)
+            raise self._divergence(f"the losses are {shown}", micro_batches, rng, alone=False)
         self._check_all_took_part()
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -166,28 +177,30 @@ class NDTrainer(TrainerBase):
             "portions": self.cfg.SOLVER.ACCUMULATION_STEPS,
         }
 
-    def _load_portions(self) -> tuple[list[list[dict]], float]:
-        """Take the next portions of data; returns them and the seconds it took."""
+    def _load_micro_batches(self) -> tuple[list[list[dict]], float]:
+        """Take the next micro-batches of data; returns them and the seconds it took."""
         start = time.perf_counter()
         steps = self.cfg.SOLVER.ACCUMULATION_STEPS
         if self._batches is None:
             self._batches = self.data.batches(self.data_seed, skip=self.start_iter * steps)
         return [next(self._batches) for _ in range(steps)], time.perf_counter() - start
 
-    def _accumulate_gradients(self, portions: list[list[dict]]) -> dict[str, torch.Tensor]:
-        """Add up the gradients of all portions; returns the mean of each loss, detached."""
+    def _accumulate_gradients(self, micro_batches: list[list[dict]]) -> dict[str, torch.Tensor]:
+        """Add up the gradients of all micro-batches; returns the mean of each loss, detached."""
         sums: dict[str, torch.Tensor] = {}
-        statistics = micro_batches_of_step(self.net, len(portions), lambda: self._forward(self.net, sum(portions, [])))
-        for index, batch in enumerate(portions):
+        statistics = micro_batches_of_step(
+            self.net, len(micro_batches), lambda: self._forward(self.net, sum(micro_batches, []))
+        )
+        for index, batch in enumerate(micro_batches):
             with statistics[index], contextlib.ExitStack() as stack:
-                if index < len(portions) - 1 and isinstance(self.model, DistributedDataParallel):
+                if index < len(micro_batches) - 1 and isinstance(self.model, DistributedDataParallel):
                     stack.enter_context(self.model.no_sync())  # gradients are exchanged once a step
                 losses = self._forward(self.model, batch)
                 if self.region_mean is not None:
                     losses = self.region_mean.weigh(losses)
-                self.scaler.scale(torch.stack(list(losses.values())).sum() / len(portions)).backward()
+                self.scaler.scale(torch.stack(list(losses.values())).sum() / len(micro_batches)).backward()
             for name, loss in losses.items():
-                sums[name] = sums.get(name, 0) + loss.detach().float() / len(portions)
+                sums[name] = sums.get(name, 0) + loss.detach().float() / len(micro_batches)
         return sums
 
     def _forward(self, model: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
@@ -208,11 +221,11 @@ class NDTrainer(TrainerBase):
                 "Remove them or set SOLVER.FIND_UNUSED_PARAMETERS True."
             )
 
-    def _divergence(self, cause: str, portions: list, rng: dict[str, Any], *, alone: bool) -> FloatingPointError:
+    def _divergence(self, cause: str, micro_batches: list, rng: dict[str, Any], *, alone: bool) -> FloatingPointError:
         """Repeat the step to find the layer where it went wrong, and describe it."""
         set_rng_state(rng)
         layer = first_nonfinite_layer(
-            self.net, lambda: [self._forward(self.net, batch) for batch in portions], alone=alone
+            self.net, lambda: [self._forward(self.net, batch) for batch in micro_batches], alone=alone
         )
         if not alone:  # all ranks are here: tell the same story everywhere
             layer = next((found for found in comm.all_gather(layer) if found), None)
@@ -227,12 +240,13 @@ class NDTrainer(TrainerBase):
         cfg, main = self.cfg, comm.is_main_process()
         eval_period, save_period = cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
         stats = StatsHook(self.net, self._stats_batches, (eval_period, save_period), cfg.TEST.STATS_BATCHES)
+        best = BestHook(eval_period, self.checkpointer, main_metric(cfg)) if main and cfg.DATASETS.TEST else None
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             stats,
-            FinishedEvalHook(eval_period, self._evaluate) if cfg.DATASETS.TEST else None,
-            BestHook(eval_period, self.checkpointer, main_metric(cfg)) if main and cfg.DATASETS.TEST else None,
+            FinishedEvalHook(eval_period, self._evaluate, stats, best) if cfg.DATASETS.TEST else None,
+            best,
             # After the evaluation, so that the best value so far is part of the checkpoint.
             hooks.PeriodicCheckpointer(self.checkpointer, save_period),
         ]
@@ -241,7 +255,7 @@ class NDTrainer(TrainerBase):
         """Make the hooks that open files and draw on the terminal, of the main rank."""
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
-        writers: list[EventWriter] = [JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
+        writers = open_writers(folder)
         if sys.stderr.isatty():
             return [hooks.PeriodicWriter(writers, self.cfg.SOLVER.LOG_PERIOD), ProgressBar(main_metric(self.cfg))]
         return [hooks.PeriodicWriter([CommonMetricPrinter(self.max_iter), *writers], self.cfg.SOLVER.LOG_PERIOD)]
@@ -278,9 +292,9 @@ def _mean_over_ranks(losses: dict[str, torch.Tensor]) -> tuple[dict[str, float],
     Also says whether any rank was asked to stop.
     """
     values = torch.stack(list(losses.values()))
-    values = torch.cat([values, values.new_tensor([float(stop_asked())])])
+    values = torch.cat([values, values.new_tensor([stop_vote()])])
     if comm.get_world_size() > 1:
         dist.all_reduce(values)
-        values /= comm.get_world_size()
-    *means, asked = values.tolist()
-    return dict(zip(losses, means, strict=True)), asked > 0
+    *sums, votes = values.tolist()
+    means = (value / comm.get_world_size() for value in sums)
+    return dict(zip(losses, means, strict=True)), stop_agreed(votes)

@@ -14,6 +14,7 @@ from ndpp_dense.integrations.mmengine.loaded import NDPPLoadHook  # noqa: E402
 from ndpp_dense.integrations.mmengine.nan_guard import NDPPNaNGuardHook  # noqa: E402
 from ndpp_dense.integrations.mmengine.pretrained import NDPPPretrainedInit  # noqa: E402
 from ndpp_dense.integrations.mmengine.reading import load_from_local  # noqa: E402  (no checkpoint runs code from here on)
+from ndpp_dense.integrations.mmengine.runner import NDPPRunner  # noqa: E402
 from ndpp_dense.integrations.mmengine.stop import NDPPStopHook  # noqa: E402
 from ndpp_dense.integrations.mmengine.zoo import load_from_zoo  # noqa: E402  (ndpp://NAME is a checkpoint from here on)
 
@@ -23,6 +24,7 @@ __all__ = [
     "NDPPNaNGuardHook",
     "NDPPPretrainedInit",
     "NDPPResumeHook",
+    "NDPPRunner",
     "NDPPStatsHook",
     "NDPPStopHook",
     "NoNorm",

@@ -12,6 +12,7 @@ from ndpp_dense.layers.config import WhiteningConfig
 __all__ = ["SegmentorOptions", "read_options", "split_whitening"]
 
 _TASK = "cityscapes"
+_OWN = ("architecture", "calibrate", "calibrate_batches")
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,13 @@ class SegmentorOptions(options.NDPPOptions):
 
     Attributes:
         architecture: Type of the model that is built and converted.
+        calibrate: Whether a run starts as ND++ with the function of the weights that its config names.
+        calibrate_batches: Of training data, for its statistics.
     """
 
     architecture: str = "EncoderDecoder"
+    calibrate: bool = False
+    calibrate_batches: int = 20
 
 
 def read_options(values: Mapping[str, Any] | None) -> SegmentorOptions:
@@ -35,9 +40,12 @@ def read_options(values: Mapping[str, Any] | None) -> SegmentorOptions:
     Raises:
         ValueError: An unknown key (the nearest is named) or an invalid value.
     """
-    read = options.read_options(values, _TASK, also=("architecture",))
-    architecture = (values or {}).get("architecture", SegmentorOptions.architecture)
-    return SegmentorOptions(read.config, read.rules, read.verify, read.fits_momentum, architecture)
+    read = options.read_options(values, _TASK, also=_OWN)
+    own = {name: values[name] for name in _OWN if name in (values or {})} if values else {}
+    batches = own.get("calibrate_batches", 1)
+    if not isinstance(batches, int) or isinstance(batches, bool) or batches < 1:
+        raise ValueError(f"The ndpp settings have calibrate_batches = {batches!r}, it must be a whole number >= 1.")
+    return SegmentorOptions(read.config, read.rules, read.verify, read.fits_momentum, **own)
 
 
 def split_whitening(values: Mapping[str, Any]) -> tuple[WhiteningConfig, dict[str, Any]]:

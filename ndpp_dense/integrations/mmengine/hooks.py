@@ -18,9 +18,10 @@ from mmengine.registry import HOOKS
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ndpp_dense.layers.scale_ramp import ramp_local_scale
 from ndpp_dense.layers.statistics.steps import micro_batch_of_step, settle_stats
 from ndpp_dense.training.evaluation_stats import EvaluationStats
-from ndpp_dense.training.prepare import fit_momentum
+from ndpp_dense.training.prepare import NORM_RULES, fit_momentum, norm_decisions
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
 
@@ -73,12 +74,17 @@ class NDPPStatsHook(Hook):
 
     def __init__(self, num_batches: int = 20) -> None:
         self._num_batches = num_batches
-        self._portion = ExitStack()
+        self._micro_batch = ExitStack()
         self._stats: EvaluationStats | None = None
         self._resumed: dict[str, torch.Tensor] = {}
 
     def before_train(self, runner: Any) -> None:
-        """Fits the momentum to the batch, and takes up the statistics of the run that is resumed."""
+        """Fits the momentum to the batch, and takes up the statistics of the run that is resumed.
+
+        Raises:
+            ValueError: The model was to be calibrated, and MMEngine's own runner does not.
+        """
+        _refuse_other_runner(runner)
         _fit_momentum(runner)
         self._stats = EvaluationStats(
             plain_model(runner), lambda seed: _batches(runner, seed), self._num_batches, _loss
@@ -87,14 +93,18 @@ class NDPPStatsHook(Hook):
         self._resumed = {}
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
-        """Puts the run's own statistics back, and says which portion of an accumulated step comes."""
+        """Puts the run's own statistics back, and says which micro-batch of an accumulated step comes."""
         if self._stats is not None:
             self._stats.take_back()
-        self._portion.enter_context(micro_batch_of_step(plain_model(runner), *_portion_of(runner.optim_wrapper)))
+        counts = getattr(runner.optim_wrapper, "_accumulative_counts", 1)
+        ramp_local_scale(plain_model(runner), runner.iter // counts)
+        self._micro_batch.enter_context(
+            micro_batch_of_step(plain_model(runner), *_micro_batch_of(runner.optim_wrapper))
+        )
 
     def after_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Prepares the statistics if a save follows."""
-        self._portion.close()
+        self._micro_batch.close()
         settle_stats(plain_model(runner))  # before an EMAHook exchanges the buffers that are meant
         if save_is_due(runner, by_epoch=False):
             self.prepare_save(runner)
@@ -111,6 +121,9 @@ class NDPPStatsHook(Hook):
 
     def before_save_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Puts the ready-to-use statistics into the saved model and the run's own ones beside it."""
+        decisions = norm_decisions(plain_model(runner))
+        if decisions is not None:
+            checkpoint[NORM_RULES] = decisions
         if self._stats is None or not self._stats.lent:
             return
         checkpoint[STATISTICS_KEY] = {name: value.cpu() for name, value in self._stats.state_dict()["own"].items()}
@@ -210,7 +223,8 @@ class NDPPResumeHook(Hook):
         state, self._resumed = self._resumed[runner.rank], []
         loop = runner.train_loop
         if hasattr(loop, "dataloader_iterator"):  # iteration-based: it skips batches only after this hook
-            loop.dataloader_iterator = _Skipped(loop.dataloader_iterator, runner.iter, state)
+            skipped = 0 if getattr(loop, "fast_forward_on_resume", False) else runner.iter  # the fork can leave it
+            loop.dataloader_iterator = _Skipped(loop.dataloader_iterator, skipped, state)
         else:
             set_rng_state(_on_cpu(state))
 
@@ -232,6 +246,11 @@ class _Skipped:
         self._left -= 1
         return next(self._batches)
 
+    def skip_iter(self, count: int) -> None:
+        """As MMEngine's maintained fork asks: by loading, since skipped samples draw random numbers in the loaders."""
+        for _ in range(count):
+            next(self)
+
 
 def _on_cpu(value: Any) -> Any:
     """Random states as tensors on the CPU: MMEngine loads checkpoints to the GPU."""
@@ -240,6 +259,16 @@ def _on_cpu(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _on_cpu(item) for name, item in value.items()}
     return type(value)(_on_cpu(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _refuse_other_runner(runner: Any) -> None:
+    model = plain_model(runner)
+    asked = getattr(getattr(model, "ndpp_options", None), "calibrate", False)
+    if asked and norm_decisions(model) is None:
+        raise ValueError(
+            "model.ndpp.calibrate is set, and this runner trains from what it is given: train with ndpp train-seg, set "
+            "runner_type='NDPPRunner' in the config, or leave it out."
+        )
 
 
 def _fit_momentum(runner: Any) -> None:
@@ -252,7 +281,7 @@ def _fit_momentum(runner: Any) -> None:
     print_log(f"ND++ statistics: momentum {momentum:.4g}, for {batch} images a step", logger="current")
 
 
-def _portion_of(optimizer: Any) -> tuple[int, int]:
+def _micro_batch_of(optimizer: Any) -> tuple[int, int]:
     """Which forward pass of a step comes, and how many the step has; the last step of a run may have fewer."""
     counts, done = getattr(optimizer, "_accumulative_counts", 1), getattr(optimizer, "_inner_count", 0)
     index, end = done % counts, getattr(optimizer, "_max_counts", -1)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ndpp_dense.layers.base import nd_layers
 
-__all__ = ["NDPPPretrainedInit"]
+__all__ = ["NDPPPretrainedInit", "entries_below"]
 
 
 @WEIGHT_INITIALIZERS.register_module(name="Pretrained", force=True)
@@ -38,7 +38,7 @@ class NDPPPretrainedInit(PretrainedInit):
         if any(nd_layers(module)):
             entries = CheckpointLoader.load_checkpoint(self.checkpoint, map_location="cpu")
             entries = entries.get("state_dict", entries)
-            found = _below(entries, self.prefix)
+            found = entries_below(entries, self.prefix)
             fault = _fault(module, found, entries)
             if fault:
                 where = f" below {self.prefix!r}" if self.prefix else ""
@@ -55,8 +55,13 @@ class NDPPPretrainedInit(PretrainedInit):
         MMLogger.get_current_instance().info(message, kind, loaded, len(wanted), self.checkpoint, len(unmatched), first)
 
 
-def _below(entries: Mapping[str, Any], prefix: str | None) -> dict[str, Any]:
-    """Entries by the names that the module has for them."""
+def entries_below(entries: Mapping[str, Any], prefix: str | None) -> dict[str, Any]:
+    """Entries of a checkpoint by the names that a module has for them.
+
+    Args:
+        entries: Weights by name.
+        prefix: Of the module's in the file, with or without its dot; None where they are the module's alone.
+    """
     if prefix is None:
         return {name.removeprefix("module."): value for name, value in entries.items()}
     start = f"{prefix.removesuffix('.')}."

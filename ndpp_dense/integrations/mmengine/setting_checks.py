@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +11,53 @@ import yaml
 from mmengine.config import Config
 
 from ndpp_dense.config_files import yaml_fault
+from ndpp_dense.training.ranges import Range, range_faults
 
 __all__ = ["check_settings", "flat_settings", "read_file"]
 
-# Key, and the least that it may be; a whole number.
-_WHOLE = {
-    "train_cfg.max_iters": 1,
-    "train_cfg.max_epochs": 1,
-    "train_cfg.val_interval": 1,
-    "train_dataloader.batch_size": 1,
-    "train_dataloader.num_workers": 0,
-    "val_dataloader.num_workers": 0,
-    "test_dataloader.num_workers": 0,
-    "optim_wrapper.accumulative_counts": 1,
-    "default_hooks.logger.interval": 1,
-    "model.decode_head.num_classes": 1,
-    "model.auxiliary_head.num_classes": 1,
-    "randomness.seed": 0,
+_COUNT, _COUNT_OR_0, _SIZE = Range(1, whole=True), Range(0, whole=True), Range(0, above=True)
+_SHARE, _FRACTION, _NOT_NEGATIVE = Range(0, 1), Range(0, 1, below=True), Range(0)
+# What numbers may be, by patterns of their keys.
+_RANGES = {
+    "train_cfg.max_iters": _COUNT,
+    "train_cfg.max_epochs": _COUNT,
+    "train_cfg.val_interval": _COUNT,
+    "train_cfg.val_begin": _COUNT_OR_0,
+    "*_dataloader.batch_size": _COUNT,
+    "*_dataloader.num_workers": _COUNT_OR_0,
+    "*.pipeline.*.scale": _SIZE,
+    "*.pipeline.*.ratio_range": _SIZE,
+    "*.pipeline.*.crop_size": _COUNT,
+    "*.pipeline.*.cat_max_ratio": Range(0, 1, above=True),
+    "*.pipeline.*.prob": _SHARE,
+    "optim_wrapper.accumulative_counts": _COUNT,
+    "optim_wrapper.optimizer.lr": _NOT_NEGATIVE,
+    "optim_wrapper.optimizer.momentum": _FRACTION,
+    "optim_wrapper.optimizer.betas": _FRACTION,
+    "optim_wrapper.optimizer.weight_decay": _NOT_NEGATIVE,
+    "optim_wrapper.clip_grad.max_norm": _SIZE,
+    "param_scheduler.*eta_min": _NOT_NEGATIVE,
+    "param_scheduler.*power": _SIZE,
+    "param_scheduler.*begin": _COUNT_OR_0,
+    "param_scheduler.*end": _COUNT,
+    "param_scheduler.*gamma": Range(0, 1, above=True),
+    "param_scheduler.*start_factor": Range(0, 1, above=True),
+    "param_scheduler.*milestones": Range(0, whole=True, empty=True),
+    "param_scheduler.*T_max": _COUNT,
+    "default_hooks.logger.interval": _COUNT,
+    "default_hooks.checkpoint.interval": Range(1, whole=True, also=((-1, "for none"),)),
+    "default_hooks.checkpoint.max_keep_ckpts": Range(1, whole=True, also=((-1, "for all"),)),
+    "custom_hooks.*.num_batches": _COUNT,
+    "randomness.seed": Range(0, 2**31, whole=True),
+    "model.data_preprocessor.mean": Range(),
+    "model.data_preprocessor.std": _SIZE,
+    "model.data_preprocessor.seg_pad_val": Range(0, 255, whole=True),
+    "model.*num_classes": _COUNT,
+    "model.*dropout_ratio": Range(0, 1, also=((-1, "for none"),)),
+    "model.*loss_weight": _NOT_NEGATIVE,
+    "model.test_cfg.crop_size": _COUNT,
+    "model.test_cfg.stride": _COUNT,
 }
-_NOT_NEGATIVE = ("optim_wrapper.optimizer.lr", "optim_wrapper.optimizer.momentum")
-_NOT_NEGATIVE += ("optim_wrapper.optimizer.weight_decay",)
-_SAVING = "default_hooks.checkpoint.interval"
 _MODES = ("whole", "slide")
 
 
@@ -110,17 +136,23 @@ def _value(config: Config, key: str) -> Any:
 
 
 def _number_faults(config: Config) -> Iterator[str]:
-    for key, least in _WHOLE.items():
-        value = _value(config, key)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            yield f"{key} is {value!r}, it must be a whole number, at least {least}"
-    for key in _NOT_NEGATIVE:
-        value = _value(config, key)
-        if value is not None and (not isinstance(value, int | float) or not 0 <= value < math.inf):
-            yield f"{key} is {value!r}, it must be a number, 0 or more and finite"
-    value = _value(config, _SAVING)
-    if value is not None and (not isinstance(value, int) or (value < 1 and value != -1)):
-        yield f"{_SAVING} is {value!r}, it must be at least 1, or -1 for none"
+    for key, value in _leaves(config._cfg_dict, ""):
+        for pattern, wanted in _RANGES.items():
+            if fnmatchcase(key, pattern):
+                yield from range_faults(key, value, wanted)
     mode = _value(config, "model.test_cfg.mode")
     if mode is not None and mode not in _MODES:
         yield f"model.test_cfg.mode is {mode!r}, choose from {', '.join(_MODES)}"
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Values by dotted key, entries of lists of mappings by their place; lists of anything else are one value."""
+    if isinstance(value, Mapping):
+        items: Any = value.items()
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
+        items = enumerate(value)
+    else:
+        yield name, value
+        return
+    for key, item in items:
+        yield from _leaves(item, f"{name}.{key}" if name else str(key))

@@ -12,6 +12,7 @@ from ndpp_dense.integrations.mmseg.loading import LoadCheckedImage, LoadCheckedL
 from ndpp_dense.integrations.mmseg.modeling import NDResNetV1c, build_ndpp_model, to_ndpp  # noqa: E402
 from ndpp_dense.integrations.mmseg.pooling_backbone import PoolingResNet, PoolingResNetV1c  # noqa: E402
 from ndpp_dense.integrations.mmseg.report import NDPPReportHook  # noqa: E402
+from ndpp_dense.integrations.mmseg.timm_backbone import NDPPTimmBackbone  # noqa: E402
 
 __all__ = [
     "CamVidDataset",
@@ -20,6 +21,7 @@ __all__ = [
     "LoadCheckedImage",
     "LoadCheckedLabels",
     "NDPPReportHook",
+    "NDPPTimmBackbone",
     "NDResNetV1c",
     "PoolingResNet",
     "PoolingResNetV1c",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
-from ndpp_dense.images.folders import is_hidden
+from ndpp_dense.images.folders import find_images, is_hidden
+from ndpp_dense.images.labels import check_palettes
 
 __all__ = ["check_data", "check_pipelines"]
 
@@ -117,7 +119,7 @@ def _check_files(dataset: Mapping[str, Any]) -> None:
     records = [built.get_data_info(number) for number in range(len(built))]
     folder, suffix = Path(built.data_prefix["img_path"]), getattr(built, "img_suffix", "")
     if not records:
-        raise FileNotFoundError(f"{folder} holds no image that ends in {suffix}. {_ADVICE}")
+        raise FileNotFoundError(f"{folder} holds no image that ends in {suffix}{_others(folder, suffix)}. {_ADVICE}")
     images = [str(record["img_path"]) for record in records]
     hidden = [path for path in images if any(map(is_hidden, Path(path).relative_to(folder).parts))]
     if hidden:
@@ -133,10 +135,24 @@ def _check_files(dataset: Mapping[str, Any]) -> None:
             f"{len(absent)} of {len(images)} images in {folder} have no labels in {place} (first: "
             f"{_first(absent, place)}). Add them, or remove the images."
         )
+    check_palettes(labels)
     if not built.ann_file:
         _say_left_out(folder, suffix, images, "images")
         if labels:
             _say_left_out(Path(built.data_prefix["seg_map_path"]), built.seg_map_suffix, labels, "labels")
+
+
+def _others(folder: Path, suffix: str) -> str:
+    """Says how many images of other suffixes there are: MMSegmentation takes one, and tells capitals from small."""
+    kinds = Counter(path.suffix for path in find_images(folder).files)
+    if not kinds:
+        return ""
+    listed = ", ".join(f"{count} in {kind}" for kind, count in kinds.most_common(_SHOWN))
+    most = kinds.most_common(1)[0][0]
+    return (
+        f", but {listed}: rename them to {suffix}, or set train_dataloader.dataset.img_suffix={most} (and those of "
+        "val_dataloader and test_dataloader; seg_map_suffix for labels) by --cfg-options"
+    )
 
 
 def _absent(files: list[str]) -> list[str]:

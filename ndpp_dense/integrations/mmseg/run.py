@@ -14,9 +14,10 @@ from mmengine.config import Config, DictAction
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
-from ndpp_dense.distributed.stopping import stopping_at_once
+from ndpp_dense.distributed.stopping import finishing_the_step, stopping_at_once
 from ndpp_dense.integrations.mmengine.checkpoint import CHECKPOINTS
 from ndpp_dense.integrations.mmengine.processes import auto_scale, prepare_processes, ranks_of
+from ndpp_dense.integrations.mmengine.runner import NDPPRunner
 from ndpp_dense.integrations.mmengine.setting_checks import flat_settings
 from ndpp_dense.integrations.mmseg.run_config import (
     build_config,
@@ -24,7 +25,7 @@ from ndpp_dense.integrations.mmseg.run_config import (
     choose_resumed,
     evaluated_checkpoint,
 )
-from ndpp_dense.training.log_files import forgiving
+from ndpp_dense.training.log_files import forgiving, forgiving_writer
 from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
 
@@ -98,10 +99,13 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
         runner = _built(config, eval_only)
     for handler in runner.logger.handlers:
         forgiving(handler)
+    for backend in runner.visualizer._vis_backends.values():
+        forgiving_writer(backend, ("add_scalar", "add_scalars"), f"{config.work_dir}, losses and results")
     if eval_only:
         runner.test()
     else:
-        runner.train()
+        with finishing_the_step():
+            runner.train()
         if config.resume and runner.val_loop is not None and not (Path(config.work_dir) / "results.json").is_file():
             runner.val()  # of a run that was killed after its last checkpoint
     if runner.rank == 0:
@@ -109,7 +113,7 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
 
 
 def _built(config: Config, eval_only: bool) -> Runner:
-    runner = Runner.from_cfg(config)
+    runner = NDPPRunner.from_cfg(config)
     if not eval_only:  # in the order of Runner.train, which would do it
         runner.train_loop  # noqa: B018  (the property builds it)
         settings: Any = runner.optim_wrapper
@@ -119,17 +123,18 @@ def _built(config: Config, eval_only: bool) -> Runner:
 
 
 def _check_classes(runner: Runner) -> None:
-    """More classes in the data than a head can tell apart would end training at the first such label."""
-    loop: Any = runner.train_loop
-    classes = loop.dataloader.dataset.metainfo.get("classes") or ()
+    """A class that a head cannot tell would end training at its first label; one that no label has is a slip too."""
+    loops: list[Any] = [runner.train_loop, *([runner.val_loop] if runner.val_loop is not None else [])]
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    for name in ("decode_head", "auxiliary_head"):
-        known = getattr(getattr(model, name, None), "num_classes", None)
-        if isinstance(known, int) and 1 < known < len(classes):
-            raise ValueError(
-                f"model.{name}.num_classes is {known} and the data set has {len(classes)} classes: give as many to "
-                f"each head (--cfg-options model.{name}.num_classes={len(classes)})."
-            )
+    for loop in loops:
+        classes = loop.dataloader.dataset.metainfo.get("classes") or ()
+        for name in ("decode_head", "auxiliary_head"):
+            known = getattr(getattr(model, name, None), "num_classes", None)
+            if isinstance(known, int) and known > 1 and classes and known != len(classes):
+                raise ValueError(
+                    f"model.{name}.num_classes is {known} and the data set has {len(classes)} classes: give as many to "
+                    f"each head (--cfg-options model.{name}.num_classes={len(classes)})."
+                )
 
 
 def _read(words: Sequence[str]) -> dict[str, Any]:

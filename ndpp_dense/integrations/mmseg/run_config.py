@@ -156,6 +156,10 @@ def _use_amp(config: Config) -> None:
 
 def _check_weights(config: Config) -> None:
     for where, init in _init_configs(config.model, "model"):
+        if not isinstance(init, Mapping) or not isinstance(init.get("checkpoint", ""), str):
+            raise ValueError(
+                f"{where}.init_cfg is {init!r}, it must be a mapping, such as dict(type='Pretrained', checkpoint=FILE)."
+            )
         file = init.get("checkpoint", "")
         if init.get("type") == "Pretrained" and "://" not in file and not Path(file).expanduser().is_file():
             raise FileNotFoundError(
@@ -164,10 +168,10 @@ def _check_weights(config: Config) -> None:
             )
 
 
-def _init_configs(node: Any, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _init_configs(node: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping):
         found = node.get("init_cfg")
-        if isinstance(found, Mapping):
-            yield name, found
+        for init in found if isinstance(found, list | tuple) else [found] if found is not None else []:
+            yield name, init
         for key, value in node.items():
             yield from _init_configs(value, f"{name}.{key}")

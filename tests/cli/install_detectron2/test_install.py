@@ -1,5 +1,7 @@
 import hashlib
 import io
+import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -9,8 +11,10 @@ import pytest
 
 from ndpp_dense.cli import main
 from ndpp_dense.cli.install_detectron2 import install as script
+from ndpp_dense.cli.install_detectron2 import sources
 
 ROOT = Path(__file__).resolve().parents[3]
+COMMIT = ("commit", "-q", "--allow-empty", "-m", "a")
 
 PYTHON = {
     "detectron2/__init__.py": '__version__ = "0.6"\n',
@@ -20,6 +24,7 @@ PYTHON = {
     "detectron2/evaluation/__init__.py": "from detectron2 import _C\n",
     "detectron2/modeling/__init__.py": "",
     "configs/Base.yaml": "VERSION: 2\n",
+    "projects/DeepLab/deeplab/__init__.py": "import numpy as np\n\nkind = np.float\n",
     "LICENSE": "a licence\n",
 }
 
@@ -44,9 +49,24 @@ def bare_python(tmp_path_factory):
     return folder / "bin" / "python"
 
 
-def _run(python, archive, tmp_path):
+@pytest.fixture
+def checkout(tmp_path):
+    """A small clone of later sources, built once: with compiled ops, and a link that the build left."""
+    for name, text in {**PYTHON, "detectron2/tracking/__init__.py": ""}.items():
+        (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "clone" / name).write_text(text)
+    package = tmp_path / "clone" / "detectron2"
+    (package / "_C.cpython-311-x86_64-linux-gnu.so").write_bytes(b"not for every Python")
+    (package / "layers" / "csrc").mkdir(parents=True)
+    (package / "layers" / "csrc" / "vision.cpp").write_text("")
+    (package / "model_zoo" / "configs").symlink_to(tmp_path / "clone" / "configs")
+    return tmp_path / "clone"
+
+
+def _run(python, archive, tmp_path, *words):
     """Run the script in the environment of ``python``, with the hash of ``archive`` as the known one."""
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    words = words or ("--sdist", str(archive))
     # The sample needs neither torch nor NumPy: the stand-ins keep this test offline and fast.
     stubs = tmp_path / "stubs"
     stubs.mkdir(exist_ok=True)
@@ -59,10 +79,10 @@ def _run(python, archive, tmp_path):
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from ndpp_dense.cli.install_detectron2 import install as script\nfrom ndpp_dense.cli import main\n"
         f"script.check_hash.__defaults__ = ({digest!r},)\n"
-        f"raise SystemExit(main(['install-detectron2', '--sdist', {str(archive)!r}]))\n"
+        f"raise SystemExit(main(['install-detectron2', *{words!r}]))\n"
     )
     command = [str(python), "-c", code]
-    environment = {"PYTHONPATH": str(stubs), "PATH": "", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    environment = {"PYTHONPATH": str(stubs), "PATH": os.environ["PATH"], "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
 
 
@@ -72,19 +92,20 @@ def test_an_archive_is_unpacked_where_python_knows_no_filters(archive, tmp_path,
     plain = tarfile.TarFile.extractall
     monkeypatch.delattr(tarfile, "data_filter", raising=False)
     monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: plain(self, path))
-    top = script.unpack(archive, tmp_path / "unpacked")
+    top = sources.unpack(archive, tmp_path / "unpacked")
     assert (top / "detectron2" / "model_zoo" / "configs" / "Base.yaml").is_file()
 
 
 def test_installs_lists_is_idempotent_and_removes(archive, bare_python, tmp_path):
     first = _run(bare_python, archive, tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
-    for line in ("np alias -> builtin: 1", "_C.py: placeholder", "compiled ops: no", "use_fast_impl", "nms_rotated"):
+    for line in ("np alias -> builtin: 2", "_C.py: placeholder", "compiled ops: no", "use_fast_impl", "nms_rotated"):
         assert line in first.stdout
 
     look = (
         "import importlib.metadata as m, pathlib, detectron2; d = m.distribution('detectron2'); "
         "p = pathlib.Path(detectron2.__file__).parent; "
+        "assert 'kind = float' in (p / 'projects/deeplab/__init__.py').read_text(); "
         "print(d.version, d.read_text('LICENSE').strip(), (p / 'model_zoo/configs/Base.yaml').exists())"
     )
     seen = subprocess.run([str(bare_python), "-c", look], capture_output=True, text=True, check=False)
@@ -98,6 +119,46 @@ def test_installs_lists_is_idempotent_and_removes(archive, bare_python, tmp_path
     command = [str(bare_python), "-m", "pip", "uninstall", "--yes", "--quiet", "detectron2"]
     subprocess.run(command, check=True, capture_output=True)
     assert script.find_installed(str(bare_python)) is None
+
+
+def test_a_checkout_is_installed_and_named(checkout, archive, bare_python, tmp_path):
+    for words in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=b", *COMMIT]):
+        subprocess.run(["git", "-C", str(checkout), *words], check=True)
+    before = sorted(path.name for path in checkout.rglob("*") if ".git" not in path.parts)
+    first = _run(bare_python, archive, tmp_path, "--source", str(checkout))
+    assert first.returncode == 0, first.stdout + first.stderr
+    assert "Detectron2 0.6 (later source) at" in first.stdout
+    assert sorted(path.name for path in checkout.rglob("*") if ".git" not in path.parts) == before
+    look = (
+        "import importlib.metadata as m, pathlib, detectron2; p = pathlib.Path(detectron2.__file__).parent; "
+        "print(m.version('detectron2'), (p / 'model_zoo/configs/Base.yaml').exists(), "
+        "*sorted(f.name for f in p.rglob('*') if f.suffix in ('.so', '.cpp')))"
+    )
+    seen = subprocess.run([str(bare_python), "-c", look], capture_output=True, text=True, check=False)
+    assert re.fullmatch(r"0\.6\+g[0-9a-f]{8} True\n", seen.stdout), seen.stdout + seen.stderr
+
+    again = _run(bare_python, archive, tmp_path, "--source", str(checkout))
+    assert again.returncode == 0, again.stderr  # it is there already
+    (checkout / "detectron2" / "__init__.py").write_text('__version__ = "0.7"\n')
+    other = _run(bare_python, archive, tmp_path, "--source", str(checkout))
+    assert other.returncode == 2
+    assert "pip uninstall -y detectron2 first" in other.stderr
+    command = [str(bare_python), "-m", "pip", "uninstall", "--yes", "--quiet", "detectron2"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "is missing or names no version"), ("x = 1\n", "names no version"), ('__version__ = "0.5"\n', "git pull")],
+)
+def test_what_is_no_checkout_is_named(tmp_path, text, message, capsys):
+    (tmp_path / "detectron2").mkdir()
+    if text is not None:
+        (tmp_path / "detectron2" / "__init__.py").write_text(text)
+    assert main(["install-detectron2", "--source", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert f"--source {tmp_path} is" in error
+    assert message in error
 
 
 def test_a_wrong_hash_stops_before_anything_is_installed(archive, monkeypatch, capsys):

@@ -55,6 +55,33 @@ def _all(**changes):
     return lambda d: [entry.update(changes) for entry in d["annotations"]] and d
 
 
+def _keypoints(points, **changes):
+    """Gives the category three keypoints, and the second annotation some."""
+
+    def spoil(document):
+        document["categories"][1]["keypoints"] = ["head", "hand", "foot"]
+        document["annotations"][1].update(keypoints=points, **changes)
+        return document
+
+    return spoil
+
+
+GOOD = [1, 2, 2, 3, 4, 1, 0, 0, 0]
+FAULTS |= {
+    "keypoints too few": (_keypoints(GOOD[:6]), r"1 of 2 .*as many as their category names.*: 2\)"),
+    "keypoints too many": (_keypoints([*GOOD, 1, 2, 2]), r"as many as their category names"),
+    "keypoints without v": (_keypoints([1, 2, 3, 4]), r"not \[x, y, v, ...\]"),
+    "keypoints are no list": (_keypoints({"head": 1}), r"not \[x, y, v, ...\]"),
+    "keypoint seen too well": (_keypoints([*GOOD[:8], 3]), r"third number is not 0 .*: 2\)"),
+    "keypoint of text": (_keypoints([*GOOD[:7], "4", 0]), r"other things than finite numbers"),
+    "keypoint nan": (_keypoints([float("nan"), *GOOD[1:]]), r"other things than finite numbers"),
+    "keypoints counted wrong": (_keypoints(GOOD, num_keypoints=3), r"'num_keypoints' is not the number .*: 2\)"),
+    "escape in a category": (lambda d: d["categories"][0].update(name="\x1b[31mred") or d, r"printed: '\\x1b\[31mred'"),
+    "half a character": (lambda d: d["categories"][1].update(name="\ud800") or d, r"printed: '\\ud800'"),
+    "line feed in a file name": (lambda d: d["images"][1].update(file_name="2.png\nok") or d, r"'2.png\\nok'"),
+    "turned writing": (lambda d: d["images"][0].update(file_name="\u202egnp.1") or d, r"'\\u202egnp.1'"),
+}
+
 NO_WHOLE = r"'{}' that is not a whole number .*: {}"
 FAULTS |= {
     "id is a text": (_second(id="a-1"), NO_WHOLE.format("id", "'a-1'")),
@@ -68,13 +95,16 @@ FAULTS |= {
     "image_id is a text": (_second(image_id="2"), NO_WHOLE.format("image_id", "'2'")),
     "category_id is a float": (_second(category_id=3.0), NO_WHOLE.format("category_id", r"3\.0")),
     "category without name": (lambda d: d["categories"][0].update(name="") or d, "'name' that is not a text"),
-    "category name is a number": (lambda d: d["categories"][0].update(name=7) or d, "'name' that is not a text: 7"),
+    "category name is a number": (
+        lambda d: d["categories"][0].update(name=7) or d,
+        "'name' that is not a text .*printed: 7",
+    ),
     "category name twice": (lambda d: d["categories"][0].update(name="debris") or d, "2 categories share a name"),
     "height is null": (_image(height=None), "'height' that is not a whole number of pixels above 0: None"),
     "height is 0": (_image(height=0), "'height' that is not a whole number of pixels above 0: 0"),
     "width is a float": (_image(width=10.0), r"'width' that is not a whole number of pixels above 0: 10\.0"),
     "width is a text": (_image(width="10"), "'width' that is not a whole number of pixels above 0: '10'"),
-    "file_name is a number": (_image(file_name=2), "'file_name' that is not a text: 2"),
+    "file_name is a number": (_image(file_name=2), "'file_name' that is not a text .*printed: 2"),
     "file_name with a zero": (_image(file_name="2\0.png"), "'file_name' that is not a text"),
     "iscrowd is a text": (_second(iscrowd="0"), "'iscrowd' that is not 0 or 1: '0'"),
     "iscrowd is 2": (_second(iscrowd=2), "'iscrowd' that is not 0 or 1: 2"),

@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ndpp_dense.datasets.coco import CocoSummary, validate_coco
+from ndpp_dense.datasets.coco.sizes import Sizes
 
 POLYGON = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]]
 RLE = {"size": [10, 10], "counts": "0T3"}
@@ -32,7 +34,10 @@ def _image(**changes):
 
 def test_summary(tmp_path, document, write):
     summary = validate_coco(*write(tmp_path, document))
-    assert summary == CocoSummary(2, 2, ("debris", "cell"), "polygon", (), ("1.png", 10, 10))
+    assert summary.sizes == Sizes(2, 10.0, 10.0, (0.4, 0.4, 0.4), 1)
+    assert replace(summary, sizes=CocoSummary.sizes) == CocoSummary(
+        2, 2, ("debris", "cell"), "polygon", (), ("1.png", 10, 10)
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,3 +208,21 @@ def data_folder() -> Path:
         if not (folder / name).is_dir():
             pytest.skip(f"no {name} under {folder} (set NDPP_TEST_DATA)")
     return folder
+
+
+def test_a_mark_of_byte_order_is_no_fault(tmp_path, document, write):
+    path, images = write(tmp_path, document)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert validate_coco(path, images).num_images == 2
+
+
+def test_keypoints_that_are_right_and_that_are_missing(tmp_path, document, write):
+    document["categories"][1]["keypoints"] = ["head", "hand"]
+    assert validate_coco(*write(tmp_path, document)).keypoints == ("head", "hand")
+    document["annotations"][1].update(keypoints=[1, 2, 2, 0, 0, 0], num_keypoints=1)
+    assert validate_coco(*write(tmp_path, document), name="cells_val").keypoints == ("head", "hand")
+    with pytest.raises(ValueError, match="1 of 2 annotations have no 'keypoints', and the model predicts them"):
+        validate_coco(*write(tmp_path, document), keypoints=True)
+    del document["annotations"][1]["num_keypoints"]
+    with pytest.raises(ValueError, match="1 annotations have no 'num_keypoints', which COCO evaluation reads"):
+        validate_coco(*write(tmp_path, document), keypoints=True, evaluated=True)

@@ -36,27 +36,11 @@ SEED: 7
 
 
 @pytest.fixture(autouse=True)
-def restore_loggers():
-    """Undo what a run did to the loggers, which the next test would see."""
-    loggers = [logging.getLogger(name) for name in ("ndpp_dense", "detectron2", "fvcore")]
-    before = [(logger.handlers[:], logger.propagate, logger.level) for logger in loggers]
+def restore_train_loop():
+    """Undo what a run did to the logger of Detectron2's training loop."""
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
     yield
-    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-        logger.handlers[:] = handlers
-        logger.propagate = propagate
-        logger.setLevel(level)
     logging.getLogger("detectron2.engine.train_loop").filters.clear()
-
-
-@pytest.fixture(autouse=True)
-def restore_catalog():
-    """Take away whatever a test registers, which the next one would find."""
-    data = pytest.importorskip("detectron2.data", reason="Detectron2 is not installed: ndpp install-detectron2")
-    before = set(data.DatasetCatalog.list())
-    yield
-    for name in set(data.DatasetCatalog.list()) - before:
-        data.DatasetCatalog.remove(name)
-        data.MetadataCatalog.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -165,3 +165,55 @@ def test_two_ranks_start_on_an_empty_cache_with_the_real_demo(tmp_path):
         for rank in ranks:
             rank.kill()
     assert len([p for p in (tmp_path / "datasets").iterdir() if p.is_dir()]) == 1
+
+
+def registered(name, document, folder, **metadata):
+    from detectron2.data.datasets import register_coco_instances
+
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(document))
+    register_coco_instances(name, metadata, str(path), str(folder))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda d: d["annotations"][0].update(bbox=[1, 1, 0, -4]), "own_b .*1 of 4 annotations have a 'bbox'"),
+        (lambda d: d["annotations"][1].update(category_id=9), r"own_b .*category_id.*\(9\)"),
+        (lambda d: d["annotations"][1].pop("area"), "own_b .*no 'area', which COCO evaluation reads"),
+        (lambda d: d["annotations"][1].update(segmentation=[[1, 2]]), "own_b .*a polygon of fewer than 3 points"),
+        (lambda d: d["images"][0].update(file_name="lost.png"), "own_b: 1 of 2 images are not in"),
+        (lambda d: d["categories"][0].update(name="disc"), "'own_b' is registered with the categories cell, debris"),
+        (lambda d: d["images"][0].update(height=900_000), "own_b: image 0.png: .*900000"),
+    ],
+)
+def test_sets_that_users_register_are_checked_as_ours_are(tmp_path, harm, message):
+    from detectron2.config import get_cfg
+
+    from ndpp_dense.integrations.detectron2 import add_ndpp_config
+    from ndpp_dense.integrations.detectron2.run_config import _check_registered
+
+    cfg = add_ndpp_config(get_cfg())
+    cfg.MODEL.MASK_ON, cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = True, ("own_a",), ("own_b",)
+    document = {
+        "images": [{"id": i, "file_name": f"{i}.png", "height": 20, "width": 20} for i in range(2)],
+        "categories": [{"id": 3, "name": "cell"}, {"id": 5, "name": "debris"}],
+        "annotations": [
+            {"id": i + 1, "image_id": i % 2, "category_id": 3 + i // 2 * 2, "iscrowd": 0, "area": 8}
+            | {"bbox": [1, 1, 4, 4], "segmentation": [[1, 1, 5, 1, 5, 5]]}
+            for i in range(4)
+        ],
+    }
+    for index in range(2):
+        (tmp_path / f"{index}.png").touch()
+    registered("own_a", document, tmp_path)
+    registered("own_b", document, tmp_path, thing_classes=["cell", "debris"])
+    assert _check_registered(cfg, []) == []
+    assert MetadataCatalog.get("own_a").thing_classes == ["cell", "debris"]
+    harm(document)
+    (tmp_path / "own_b.json").write_text(json.dumps(document))
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        _check_registered(cfg, [])
+    for name in ("own_a", "own_b"):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)

@@ -51,18 +51,23 @@ def test_groups_do_not_mix_and_nothing_is_lost():
 
 
 @pytest.mark.parametrize("groups", [None, [0, 1, 1, 0, 1, 1, 1, 0, 0, 1]])
-@pytest.mark.parametrize(("world_size", "portions"), [(2, 1), (4, 1), (1, 4), (2, 2)])
-def test_any_number_of_ranks_and_portions_draws_the_same_steps(groups, world_size, portions):
+@pytest.mark.parametrize(("world_size", "micro_batches"), [(2, 1), (4, 1), (1, 4), (2, 2)])
+def test_any_number_of_ranks_and_micro_batches_draws_the_same_steps(groups, world_size, micro_batches):
     def deal(**split):
         return PositionedBatchSampler(TrainingSampler(10, seed=3), 8, groups=groups, **split)
 
-    ranks = [deal(rank=rank, world_size=world_size, portions=portions) for rank in range(world_size)]
+    ranks = [deal(rank=rank, world_size=world_size, micro_batches=micro_batches) for rank in range(world_size)]
     drawn = [
-        pair for parts in zip(*(take(rank, 6 * portions) for rank in ranks), strict=True) for pair in sum(parts, [])
+        pair
+        for parts in zip(*(take(rank, 6 * micro_batches) for rank in ranks), strict=True)
+        for pair in sum(parts, [])
     ]
     assert drawn == sum(take(deal(), 6), [])
-    later = [deal(rank=rank, world_size=world_size, portions=portions, skip=3 * portions) for rank in range(world_size)]
-    assert [next(iter(rank)) for rank in later] == [take(rank, 3 * portions + 1)[-1] for rank in ranks]
+    later = [
+        deal(rank=rank, world_size=world_size, micro_batches=micro_batches, skip=3 * micro_batches)
+        for rank in range(world_size)
+    ]
+    assert [next(iter(rank)) for rank in later] == [take(rank, 3 * micro_batches + 1)[-1] for rank in ranks]
 
 
 def test_the_configured_stream_does_not_depend_on_the_rank(data, monkeypatch):
@@ -122,8 +127,8 @@ def test_unknown_sampler_names_the_choices(data):
     ("images", "steps", "said"),
     [
         (3, 2, "IMS_PER_BATCH=3 .*ACCUMULATION_STEPS=2"),
-        (2, 0, "ACCUMULATION_STEPS is 0, it must be at least 1"),
-        (0, 1, "IMS_PER_BATCH is 0, it must be at least 1"),
+        (2, 0, "ACCUMULATION_STEPS is 0, it must be a whole number, at least 1"),
+        (0, 1, "IMS_PER_BATCH is 0, it must be a whole number, at least 1"),
     ],
 )
 def test_a_batch_that_does_not_split(data, images, steps, said):

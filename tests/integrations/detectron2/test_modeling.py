@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from detectron2 import model_zoo
 from detectron2.config import LazyCall, get_cfg, instantiate
 from detectron2.modeling import build_backbone, build_model
 from detectron2.structures import BitMasks, Boxes, Instances
@@ -10,6 +9,8 @@ from detectron2.utils.events import EventStorage
 
 from ndpp_dense import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, convert_to_ndpp, nd_layers
 from ndpp_dense.integrations.detectron2 import add_ndpp_config, to_ndpp
+
+from detectron2 import model_zoo  # isort: skip  (sources of Detectron2 import it only with the integration's help)
 
 pytestmark = pytest.mark.detectron2
 ZOO_CONFIG = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x.yaml"

@@ -20,7 +20,7 @@ NDPP = ("MODEL.META_ARCHITECTURE", "NDPPModel", "MODEL.NDPP.VERIFY", False, "MOD
 
 @META_ARCH_REGISTRY.register()
 class MeanColour(nn.Module):
-    """A model whose loss is a plain mean over images, so that portions add up exactly."""
+    """A model whose loss is a plain mean over images, so that micro-batches add up exactly."""
 
     def __init__(self, cfg):
         super().__init__()
@@ -71,7 +71,7 @@ class MeanWhitened(MeanColour):
 TOY = ("MODEL.META_ARCHITECTURE", "MeanColour", "SOLVER.IMS_PER_BATCH", 4, "DATALOADER.ASPECT_RATIO_GROUPING", False)
 
 
-def test_portions_add_up_to_the_whole_batch(start):
+def test_micro_batches_add_up_to_the_whole_batch(start):
     whole = start(*TOY, "SOLVER.MAX_ITER", 3)
     parts = start(*TOY, "SOLVER.MAX_ITER", 3, "SOLVER.ACCUMULATION_STEPS", 2)
     whole.train()
@@ -98,7 +98,7 @@ def test_bfloat16_trains_without_loss_scaling(start):
     assert next(trainer.net.parameters()).dtype == torch.float32
 
 
-def test_stale_statistics_are_those_of_all_portions(start):
+def test_stale_statistics_are_those_of_all_micro_batches(start):
     words = ("MODEL.META_ARCHITECTURE", "MeanWhitened", *TOY[2:], "SOLVER.MAX_ITER", 4, "SOLVER.BASE_LR", 0.1)
     whole, parts = start(*words), start(*words, "SOLVER.ACCUMULATION_STEPS", 2)
     whole.train(), parts.train()

@@ -1,6 +1,10 @@
-"""Owners of one name must be told apart."""
+"""Owners of one name must be told apart, and packages found whatever setuptools has."""
+
+import importlib.util
+from pathlib import Path
 
 import pytest
+import pytest_timeout
 
 pytest.importorskip("mmengine", reason="mmengine is not installed")
 
@@ -22,3 +26,60 @@ def test_two_owners_of_one_name_are_named_with_the_command(monkeypatch):
     command = r"pip uninstall -y mmengine onedl-mmengine && pip install mmengine==0.10.7"
     with pytest.raises(ImportError, match=f"'mmengine'.*{command}"):
         compat.prepare_mmengine()
+
+
+@pytest.fixture
+def without_pkg_resources(monkeypatch):
+    """As with setuptools 82 and later; undoes what is changed in MMEngine."""
+    from mmengine import hub, utils
+    from mmengine.config import config
+    from mmengine.utils import package_utils
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "pkg_resources" and find_spec(name) or None)
+    for module in (package_utils, utils, config, hub.hub):
+        for name in ("get_installed_path", "is_installed"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, getattr(module, name))
+
+
+def test_configs_of_an_installed_package_are_found(without_pkg_resources, tmp_path):
+    """Upstream's or its maintained fork's, whose distribution has another name than the one that is looked for."""
+    pytest.importorskip("mmseg", reason="mmsegmentation is not installed")
+    from mmengine.config import Config
+
+    compat.prepare_mmengine()
+    (tmp_path / "a.py").write_text("_base_ = ['mmseg::_base_/models/fcn_r50-d8.py']\n")
+    assert Config.fromfile(tmp_path / "a.py").model.type == "EncoderDecoder"
+
+
+def test_paths_of_packages(monkeypatch):
+    assert compat.get_installed_path("mmengine").endswith("mmengine")
+    # A module beside the others.
+    assert Path(compat.get_installed_path("pytest-timeout")) == Path(pytest_timeout.__file__).parent
+    assert compat.is_installed("mmengine")
+    assert not compat.is_installed("no_such_package")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package is not installed.*pip install"):
+        compat.get_installed_path("no_such_package")
+    monkeypatch.setattr(compat, "distribution", _no_distribution)
+    assert compat.get_installed_path("mmsegmentation").endswith("mmseg")
+
+
+def _no_distribution(name):
+    raise compat.PackageNotFoundError(name)
+
+
+def test_a_search_that_works_is_left_alone(without_pkg_resources, monkeypatch):
+    from mmengine.config import config
+    from mmengine.utils import package_utils
+
+    def asking(package):
+        import pkg_resources
+
+        return pkg_resources
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(package_utils, "get_installed_path", asking)
+    before = config.get_installed_path
+    compat.mend_package_search()
+    assert config.get_installed_path is before

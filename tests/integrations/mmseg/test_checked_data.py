@@ -113,3 +113,27 @@ def test_pipelines_of_others_read_and_check_likewise():
             {"type": "PackSegInputs"},
         ]
     assert config.val_dataloader.dataset.datasets[1].pipeline[0].type == "LoadImageFromFile"
+
+
+@pytest.mark.parametrize("suffix", [".JPG", ".jpeg", ".PNG"])
+def test_a_folder_of_another_suffix_is_named_with_the_option(build, folder, suffix):
+    for path in files(folder, IMAGES):
+        path.rename(path.with_name(path.name.replace(".png", suffix)))
+    with pytest.raises(FileNotFoundError) as error:
+        build()
+    assert f", but 2 in {suffix}: rename them to _leftImg8bit.png, or set train_dataloader.dataset.img_suffix" in str(
+        error.value
+    )
+
+
+def test_palettes_of_their_own_are_refused(build, folder):
+    from PIL import Image
+
+    labels = [path for path in files(folder, LABELS) if path.name.endswith("labelTrainIds.png")]
+    for path, colours in zip(labels, ([0, 0, 0, 9, 9, 9], [9, 9, 9, 0, 0, 0]), strict=True):
+        with Image.open(path) as image:
+            painted = image.convert("P")
+        painted.putpalette(colours)
+        painted.save(path)
+    with pytest.raises(ValueError, match="have palettes of their own"):
+        build()

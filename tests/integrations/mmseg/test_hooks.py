@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ndpp_dense import nd_layers
-from ndpp_dense.integrations.mmengine.hooks import RANDOM_KEY, STATISTICS_KEY, _portion_of, plain_model
+from ndpp_dense.integrations.mmengine.hooks import RANDOM_KEY, STATISTICS_KEY, _micro_batch_of, plain_model
 from ndpp_dense.weights.files import read_checkpoint
 
 pytestmark = pytest.mark.mmseg
@@ -92,13 +92,13 @@ def test_accumulated_steps_move_statistics_once(train):
         assert torch.equal(layer.whitening.running_cov, other.whitening.running_cov)
 
 
-def test_stale_statistics_move_by_all_portions_of_a_step(train):
-    """The first step has one portion's for a start, the second both, and the last but one portion."""
+def test_stale_statistics_move_by_all_micro_batches_of_a_step(train):
+    """The first step has one micro-batch's for a start, the second both, and the last but one micro-batch."""
     stale = {"model__ndpp__schedule": "stale", "optim_wrapper__accumulative_counts": 2}
     weights = []
     for iterations in (2, 4, 5):
         runner = train(f"stale{iterations}", train_cfg__max_iters=iterations, train_cfg__val_interval=9, **stale)
-        layer = runner.model.backbone.stem[0]  # has rows enough in every portion
+        layer = runner.model.backbone.stem[0]  # has rows enough in every micro-batch
         weights.append(float(layer.whitening.running_weight))
         assert (layer.whitening.micro_batches, layer.whitening.under_way) == (1, False)
     momentum = layer.config.momentum
@@ -106,12 +106,12 @@ def test_stale_statistics_move_by_all_portions_of_a_step(train):
 
 
 @pytest.mark.parametrize(
-    ("done", "end", "portion"), [(0, 8, (0, 3)), (4, 8, (1, 3)), (6, 8, (0, 2)), (7, 8, (1, 2)), (7, -1, (1, 3))]
+    ("done", "end", "micro_batch"), [(0, 8, (0, 3)), (4, 8, (1, 3)), (6, 8, (0, 2)), (7, 8, (1, 2)), (7, -1, (1, 3))]
 )
-def test_which_portion_an_iteration_is(done, end, portion):
+def test_which_micro_batch_an_iteration_is(done, end, micro_batch):
     wrapper = SimpleNamespace(_accumulative_counts=3, _inner_count=done, _max_counts=end)
-    assert _portion_of(wrapper) == portion
-    assert _portion_of(object()) == (0, 1)
+    assert _micro_batch_of(wrapper) == micro_batch
+    assert _micro_batch_of(object()) == (0, 1)
 
 
 def test_momentum_follows_the_batch_of_all_processes(monkeypatch):
@@ -155,3 +155,19 @@ def test_divergence_names_layer_and_checkpoint(run_config):
         runner.train()
     name = "backbone.stem.0.weight"
     assert plain_model(runner).state_dict()[name].isfinite().all()  # the optimizer did not use it
+
+
+def test_batches_are_skipped_one_by_one_and_as_the_maintained_fork_asks():
+    """Its loop calls ``skip_iter`` where MMEngine's takes batch after batch."""
+    from ndpp_dense.integrations.mmengine.hooks import _Skipped
+    from ndpp_dense.training.rng import get_rng_state
+
+    torch.manual_seed(1)
+    state, expected = get_rng_state(), torch.rand(3)
+    for skip in (lambda batches: [next(batches) for _ in range(2)], lambda batches: batches.skip_iter(2)):
+        batches = _Skipped(iter("abcd"), 2, state)
+        skip(batches)
+        torch.manual_seed(9)
+        assert next(batches) == "c"
+        assert torch.equal(torch.rand(3), expected)
+        assert next(batches) == "d"

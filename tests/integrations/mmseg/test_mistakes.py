@@ -39,19 +39,26 @@ def train(streets, tmp_path, monkeypatch, capsys):
         ("train_cfg.max_iters=0", "train_cfg.max_iters is 0, it must be a whole number, at least 1"),
         ("train_cfg.max_iters=abc", "train_cfg.max_iters is 'abc'"),
         ("train_cfg.val_interval=0", "train_cfg.val_interval is 0"),
-        ("default_hooks.checkpoint.interval=0", "checkpoint.interval is 0, it must be at least 1, or -1 for none"),
+        (
+            "default_hooks.checkpoint.interval=0",
+            "checkpoint.interval is 0, it must be a whole number, at least 1, or -1",
+        ),
         ("default_hooks.logger.interval=0", "default_hooks.logger.interval is 0"),
         ("train_dataloader.batch_size=0", "train_dataloader.batch_size is 0"),
-        ("optim_wrapper.optimizer.lr=-1", "optim_wrapper.optimizer.lr is -1, it must be a number, 0 or more"),
+        ("optim_wrapper.optimizer.lr=-1", "optim_wrapper.optimizer.lr is -1, it must be a finite number, at least 0"),
         ("optim_wrapper.optimizer.lr=nan", "optim_wrapper.optimizer.lr is nan"),
         ("optim_wrapper.accumulative_counts=0", "optim_wrapper.accumulative_counts is 0"),
         ("model.decode_head.num_classes=0", "model.decode_head.num_classes is 0"),
         ("model.decode_head.num_classes=3", "num_classes is 3 and the data set has 8 classes"),
+        ("model.decode_head.num_classes=19", "num_classes is 19 and the data set has 8 classes"),
         ("model.test_cfg.mode=nope", "model.test_cfg.mode is 'nope', choose from whole, slide"),
         ("randomness.seed=abc", "randomness.seed is 'abc'"),
         ("model.backbone.type=Nope", "Nope is not in the mmseg::model registry"),
         ("model.backbone.num_stages=9", "AssertionError"),
         ("model.backbone.foo=3", "unexpected keyword argument 'foo'"),
+        ("model.backbone.init_cfg=3", "model.backbone.init_cfg is 3, it must be a mapping, such as dict(type='Pretr"),
+        ("model.init_cfg=abc", "model.init_cfg is 'abc', it must be a mapping"),
+        ("model.backbone.init_cfg.checkpoint=5", "it must be a mapping, such as"),
         ("optim_wrapper.optimizer.type=Nope", "Correct the setting that it is about"),
         ("optim_wrapper.optimizer.lrr=1", "no key 'optim_wrapper.optimizer.lrr'. Did you mean"),
         ("train_dataloader.dataset.pipeline.99.type=X", "train_dataloader.dataset.pipeline has 7 entries"),
@@ -60,6 +67,35 @@ def train(streets, tmp_path, monkeypatch, capsys):
 )
 def test_a_wrong_value(train, option, message):
     assert message in train(option)
+
+
+OUT_OF_RANGE = {
+    "optim_wrapper.optimizer.momentum=2": "it must be a finite number, at least 0 and below 1",
+    "optim_wrapper.optimizer.weight_decay=-1": "weight_decay is -1",
+    "optim_wrapper.optimizer.betas=[0.9,1.5]": "betas is [0.9, 1.5], it must be a list, each entry a finite number",
+    "model.data_preprocessor.std=[0,1,1]": "model.data_preprocessor.std is [0, 1, 1]",
+    "model.data_preprocessor.seg_pad_val=300": "model.data_preprocessor.seg_pad_val is 300",
+    "model.decode_head.dropout_ratio=3": "model.decode_head.dropout_ratio is 3",
+    "model.decode_head.loss_decode.loss_weight=-1": "model.decode_head.loss_decode.loss_weight is -1",
+    "train_dataloader.num_workers=-1": "train_dataloader.num_workers is -1",
+    "default_hooks.checkpoint.max_keep_ckpts=0": "max_keep_ckpts is 0, it must be a whole number, at least 1, or -1",
+    "train_dataloader.dataset.pipeline.5.prob=7": "train_dataloader.dataset.pipeline.5.prob is 7",
+    "param_scheduler.0.eta_min=-1": "param_scheduler.0.eta_min is -1",
+    "param_scheduler.0.power=nan": "param_scheduler.0.power is nan",
+    "randomness.seed=99999999999": "randomness.seed is 99999999999",
+}
+
+
+def test_numbers_out_of_range_are_told_together(run_config):
+    from ndpp_dense.integrations.mmengine.setting_checks import check_settings
+    from ndpp_dense.integrations.mmseg.run import _read
+
+    config = run_config()
+    check_settings(config)
+    config.merge_from_dict(_read([*OUT_OF_RANGE]))
+    with pytest.raises(ValueError, match="the config cannot be used") as error:
+        check_settings(config)
+    assert [message for message in OUT_OF_RANGE.values() if message not in str(error.value)] == []
 
 
 CONFIGS = {

@@ -8,7 +8,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ndpp_dense.distributed.stopping import StoppedEarly, watching_for_stop
+from ndpp_dense.distributed.stopping import StoppedEarly, finishing_the_step, watching_for_stop
 from ndpp_dense.integrations.mmengine import checkpoint, hooks
 from ndpp_dense.integrations.mmengine.checkpoint import newest_sound
 from ndpp_dense.integrations.mmengine.processes import auto_scale
@@ -39,6 +39,42 @@ def test_a_stopped_run_resumes_to_the_same_bits(run_config, same_weights, tmp_pa
     Runner.from_cfg(config).train()
     one, other = (read_checkpoint(tmp_path / name / "iter_5.pth") for name in ("whole", "run"))
     assert same_weights(one["state_dict"], other["state_dict"]) == []
+
+
+class InEvaluation(Hook):
+    """Sends the signal in the first batch of the first evaluation."""
+
+    def __init__(self):
+        self.seen = 0
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        self.seen += 1
+        if self.seen == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("saving", [2, 3])
+def test_a_run_stopped_while_it_evaluates_resumes_to_the_same_bits(run_config, same_weights, tmp_path, saving):
+    length = {"train_cfg": {"max_iters": 4, "val_interval": 2}, "default_hooks__checkpoint__interval": saving}
+    averaging = [{"type": "EMAHook", "momentum": 0.3}]
+    for name in ("whole", "run"):
+        config = run_config(name, **length)
+        config.custom_hooks += averaging
+        runner = Runner.from_cfg(config)
+        if name == "whole":
+            runner.train()
+            continue
+        runner.register_hook(hook := InEvaluation())
+        with watching_for_stop(), finishing_the_step(), pytest.raises(StoppedEarly, match="iter_2.pth is c") as stopped:
+            runner.train()
+        assert (hook.seen, stopped.value.code) == (1, 130)  # of two batches
+    config = run_config("run", **length)
+    config.custom_hooks += averaging
+    choose_resumed(config)
+    Runner.from_cfg(config).train()
+    one, other = (read_checkpoint(tmp_path / name / "iter_4.pth") for name in ("whole", "run"))
+    for key in ("state_dict", "ema_state_dict"):
+        assert same_weights(one[key], other[key]) == []
 
 
 def test_changed_settings_are_said_with_those_that_count(run_config, tmp_path, monkeypatch):

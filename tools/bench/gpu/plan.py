@@ -21,7 +21,7 @@ class Measured:
 
 
 PLAN = {
-    "machine": Measured("What is installed, and whether the GPU computes", 30),
+    "machine": Measured("What is installed, and whether the GPU computes", 60),
     "tests": Measured("Tests that need a GPU", 90, needs=("pytest", "pytest_timeout")),
     "backbone": Measured("Training step of ResNet-50", 90, True, ("timm",)),
     "detector": Measured("Training step of Mask R-CNN R50-FPN", 85, True, ("detectron2",)),
