@@ -28,8 +28,10 @@ def absolute_sum(x: Tensor, dims: tuple[int, ...]) -> Tensor:
         x: Any shape, possibly with no elements.
         dims: Dimensions to sum over, the first not among them unless all are; they are kept, with size 1.
     """
-    if not runs_eagerly(x) or x.device.type != "cpu" or x.numel() == 0:
+    if x.device.type != "cpu":
         return torch.linalg.vector_norm(x, 1, dims, keepdim=True, dtype=statistics_dtype(x))
+    if not runs_eagerly(x) or x.numel() == 0:  # what is traced or exported must be as exact as what is not
+        return x.abs().sum(dims, keepdim=True, dtype=statistics_dtype(x))
     return _AbsoluteSum.apply(x, dims) if needs_gradient(x) else _absolute_sum(x, dims)
 
 

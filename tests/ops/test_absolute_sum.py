@@ -90,3 +90,15 @@ def test_what_was_changed_since_is_not_taken_for_it():
     assert not is_rectified(x - 1)
     assert not is_rectified(x.sub_(1))
     assert not is_rectified(torch.randn(2, 3, requires_grad=True))
+
+
+@pytest.mark.parametrize("trace", ["trace", "export"])
+def test_a_traced_sum_is_as_exact_as_an_eager_one(trace):
+    class Sum(torch.nn.Module):
+        def forward(self, x):
+            return absolute_sum(x, (1, 2, 3))
+
+    x = torch.randn(2, 64, 128, 128)
+    traced = torch.jit.trace(Sum(), x) if trace == "trace" else torch.export.export(Sum(), (x,)).module()
+    exact = x.double().abs().sum((1, 2, 3), keepdim=True)
+    assert ((traced(x) - exact) / exact).abs().max() < 1e-6
