@@ -8,7 +8,9 @@ Examples::
     ndpp pretrain --config CONFIG --data imagenet --eval-only weights=output/CONFIG/best.pth
     ndpp pretrain --config CONFIG --data imagenet lr=0.2 epochs=30 ndpp.eps=0.01
 
-The data hold train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/CLASS/IMAGE).
+The data hold train/CLASS/IMAGE and val/CLASS/IMAGE (or validation/CLASS/IMAGE). They may also be WebDataset shards in
+a folder (wds/FOLDER, with train or val in the shards' paths) or a data set of Hugging Face (hfds/NAME or hfds/FOLDER).
+A run resumes exactly on all of them, since images are taken by number; data sets that only stream are refused.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what it takes."""
     add = parser.add_argument
     add("--config", required=True, metavar="NAME", help="path or bare name of a config")
-    add("--data", required=True, metavar="PATH", help="folder or .tar file of images")
+    add("--data", required=True, metavar="PATH", help="folder or .tar file of images, wds/FOLDER, or hfds/NAME")
     add("--output", metavar="FOLDER", help="default: output/<config name>")
     add("--name", metavar="BACKBONE", help="another backbone than the config's")
     add("--weights", metavar="NAME|PATH", help="start from (or evaluate) these: weights=FILE, or of the model zoo")

@@ -13,7 +13,7 @@ from timm.utils.misc import natural_key
 
 from ndpp_dense.images.folders import SUFFIXES, count_left_out, is_hidden
 
-__all__ = ["Archive", "read_archive"]
+__all__ = ["Archive", "check_end", "read_archive"]
 
 _MOST_LINKS = 40  # one after the other, as Linux follows
 _TAIL = 1 << 20  # bytes behind the end that are looked at
@@ -96,11 +96,15 @@ def _walk(stream: IO[bytes], prefix: str = "", start: int = 0) -> Iterator[tuple
                 yield from _walk(inner, folder, start + info.offset_data)
             elif info.isreg() or info.islnk() or info.issym():
                 yield prefix, info, start
-        _check_end(stream, tar.offset)
+        check_end(stream, tar.offset)
 
 
-def _check_end(stream: IO[bytes], end: int) -> None:
-    """Tarfile takes a damaged header, or none, for the end of the file."""
+def check_end(stream: IO[bytes], end: int) -> None:
+    """Refuses a tar file whose end is none: tarfile takes a damaged header, or no header, for it.
+
+    Raises:
+        tarfile.ReadError: It breaks off, or goes on behind its end.
+    """
     stream.seek(end)
     tail = stream.read(_TAIL)
     if not tail:

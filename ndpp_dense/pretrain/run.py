@@ -20,7 +20,7 @@ from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.pretrain import checkpoint
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.evaluation import evaluate
-from ndpp_dense.pretrain.images import ImageSet, open_images
+from ndpp_dense.pretrain.images import Images, open_images
 from ndpp_dense.pretrain.network import build_network, load_weights, to_device
 from ndpp_dense.pretrain.processes import is_main, rank, world_size
 from ndpp_dense.pretrain.stream import ValidationShard, validation_batches
@@ -159,7 +159,7 @@ def _evaluate(
     return results
 
 
-def _found(config: PretrainConfig, images: ImageSet, val: ImageSet, device: torch.device, network: nn.Module) -> str:
+def _found(config: PretrainConfig, images: Images, val: Images, device: torch.device, network: nn.Module) -> str:
     """One line: device, processes, data, network."""
     parameters = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     layers = sum(1 for _ in nd_layers(network))

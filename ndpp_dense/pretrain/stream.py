@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from ndpp_dense.distributed.patience import patient
 from ndpp_dense.pretrain.config import PretrainConfig
-from ndpp_dense.pretrain.images import ImageSet
+from ndpp_dense.pretrain.images import Images
 from ndpp_dense.training.rng import isolated_rng
 
 __all__ = ["Batch", "TrainStream", "ValidationShard", "train_batches", "validation_batches"]
@@ -41,7 +41,7 @@ class TrainStream(IterableDataset):
     """
 
     def __init__(
-        self, images: ImageSet, config: PretrainConfig, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
+        self, images: Images, config: PretrainConfig, seed: int, start: int = 0, rank: int = 0, world_size: int = 1
     ) -> None:
         batch, micro_batches = config.batch_size, config.accumulation
         if batch % (micro_batches * world_size):
@@ -87,7 +87,7 @@ class TrainStream(IterableDataset):
 class ValidationShard(Dataset):
     """Every ``world_size``-th validation image, beginning with number ``rank``: no image twice, none left out."""
 
-    def __init__(self, images: ImageSet, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, images: Images, rank: int = 0, world_size: int = 1) -> None:
         self.images = images
         self.indices = range(rank, len(images), world_size)
         self.transform: Callable[[Any], Any] = _unset  # timm's create_loader sets it

@@ -18,7 +18,7 @@ from ndpp_dense.pretrain import checkpoint
 from ndpp_dense.pretrain.calibration import build_to_start
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.evaluation import evaluate
-from ndpp_dense.pretrain.images import ImageSet
+from ndpp_dense.pretrain.images import Images
 from ndpp_dense.pretrain.processes import is_main, rank, world_size
 from ndpp_dense.pretrain.progress import Progress
 from ndpp_dense.pretrain.state import TrainingState
@@ -61,8 +61,8 @@ class Pretrainer:
     def __init__(
         self,
         config: PretrainConfig,
-        train: ImageSet,
-        val: ImageSet,
+        train: Images,
+        val: Images,
         device: torch.device,
         output: str | Path,
         resume: bool = False,

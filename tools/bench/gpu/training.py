@@ -13,7 +13,7 @@ from bench.case import Settings
 from bench.gpu.journal import Journal
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.config_loading import load_config
-from ndpp_dense.pretrain.images import ImageSet, open_images
+from ndpp_dense.pretrain.images import Images, open_images
 from ndpp_dense.pretrain.processes import own_device
 from ndpp_dense.pretrain.trainer import Pretrainer
 
@@ -45,8 +45,8 @@ def train_both(journal: Journal, settings: Settings, data: Path | None) -> None:
 
 def train_one(
     config: PretrainConfig,
-    train: ImageSet,
-    val: ImageSet,
+    train: Images,
+    val: Images,
     settings: Settings,
     folder: Path,
     row: dict[str, Any],
