@@ -1,9 +1,13 @@
 # One environment in .venv, built from the package registry that pip is set up for; every target runs in it.
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.10 || command -v python3)
+# The first of these that is there and starts: a version manager's stand-in is there for releases that it has not.
+PYTHON ?= $(shell for v in 3.11 3.12 3.13 3.14 3.10 3; do \
+    command -v python$$v >/dev/null && python$$v -c '' 2>/dev/null && command -v python$$v && break; done)
 VENV      := .venv
 BIN       := $(VENV)/bin
-EXTRAS    := detectron2,mmseg,pretrain,dev
+# Which MMSegmentation: mmseg (1.2.2) or onedl (the maintained forks, in a VENV of their own).
+MMSEG     := mmseg
+EXTRAS    := detectron2,$(MMSEG),pretrain,dev
 PACKAGES  := $(VENV)/.packages
 DETECTRON := $(VENV)/.detectron2
 SPHINX    := $(VENV)/.sphinx
@@ -20,8 +24,8 @@ help:  ## list the targets
 env: $(DETECTRON)  ## build .venv with all extras and Detectron2
 
 $(PACKAGES): pyproject.toml constraints.txt
-	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 12) and \
-	    f"Python 3.10, 3.11 or 3.12 is needed, $(PYTHON) is {v[0]}.{v[1]}: run make env PYTHON=/path/to/python3.11")'
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(not (3, 10) <= v[:2] <= (3, 14) and \
+	    f"Python 3.10 to 3.14 is needed, $(PYTHON) is {v[0]}.{v[1]}: run make env PYTHON=/path/to/python3.12")'
 	@echo "env 1/4: $(VENV) with $$("$(PYTHON)" --version)"
 	@"$(PYTHON)" -m venv $(VENV)
 	@echo "env 2/4: torch, the largest download"

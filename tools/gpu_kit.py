@@ -25,8 +25,9 @@ from packaging.utils import canonicalize_name
 from records import ROOT
 
 from ndpp_dense.cli.errors import readable_errors
-from ndpp_dense.cli.install_detectron2.install import REQUIRES, VERSION, InstallError, check_hash, download, unpack
+from ndpp_dense.cli.install_detectron2.install import REQUIRES, VERSION, check_hash, download
 from ndpp_dense.cli.install_detectron2.port import edit_tree
+from ndpp_dense.cli.install_detectron2.sources import InstallError, unpack
 from ndpp_dense.cli.install_detectron2.wheel import write_wheel
 from ndpp_dense.cli.output import say
 

@@ -53,8 +53,8 @@ def all_findings() -> list[Finding]:
 
 
 def _python() -> Finding:
-    known = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    remedy = "" if known else "make env PYTHON=/path/to/python3.11"
+    known = (3, 10) <= sys.version_info[:2] <= (3, 14)
+    remedy = "" if known else "make env PYTHON=/path/to/python, of a release from 3.10 to 3.14"
     return Finding("Python", known, f"{platform.python_version()} on {platform.system()} {platform.machine()}", remedy)
 
 
@@ -147,8 +147,8 @@ def _framework(record: Framework) -> Finding:
     if done.returncode:
         fault = _last_line(done.stderr)
         # The message of a conflict names the command that ends it.
-        remedy = fault[fault.find("pip uninstall") :] if "pip uninstall" in fault else record.repair
-        return Finding(record.title, False, fault, remedy)
+        state, command, rest = fault.partition("pip uninstall")
+        return Finding(record.title, False, state.rstrip(" :")[:300], command + rest or record.repair)
     return Finding(record.title, True, _last_line(done.stdout))
 
 
@@ -186,7 +186,7 @@ def _network() -> Finding:
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1][:300] if lines else "it failed without a word"
+    return lines[-1][:1000] if lines else "it failed without a word"
 
 
 def _version(name: str) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
-__all__ = ["carry_hooks", "carry_over", "extra_state", "replace_modules"]
+__all__ = ["carry_hooks", "carry_over", "evaluation", "extra_state", "replace_modules"]
 
 _HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -91,3 +92,15 @@ def _own_names(kind: type[nn.Module]) -> frozenset[str]:
     sizes = (1, 1) if issubclass(kind, nn.Linear) else (1, 1, 1)
     plain = kind(*sizes, device="meta")  # pyright: ignore[reportArgumentType]
     return frozenset({*vars(plain), *plain._parameters})
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model is in evaluation mode; every module is in its own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

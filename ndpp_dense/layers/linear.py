@@ -34,9 +34,9 @@ class NDLinear(NDLayer, nn.Linear):
         layer._adopt(linear)
         return layer
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as nn.Linear has it)
         """Maps ``(..., in_features)`` to ``(..., out_features)``; there may be no rows."""
-        x, scale = self._scaled(x, FEATURE_DIMS)
+        x, scale = self._scaled(input, FEATURE_DIMS)
         mean, whitening = self.whitening(lambda _: self._data_matrix(x, scale))
         weight, bias = self.effective_parameters(mean, whitening)
         return self._activate(scaled_linear(x, scale, weight, bias, self.weight.dtype))

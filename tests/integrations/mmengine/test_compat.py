@@ -1,4 +1,6 @@
-"""Owners of one name must be told apart."""
+"""Owners of one name must be told apart, and packages found whatever setuptools has."""
+
+import importlib.util
 
 import pytest
 
@@ -22,3 +24,46 @@ def test_two_owners_of_one_name_are_named_with_the_command(monkeypatch):
     command = r"pip uninstall -y mmengine onedl-mmengine && pip install mmengine==0.10.7"
     with pytest.raises(ImportError, match=f"'mmengine'.*{command}"):
         compat.prepare_mmengine()
+
+
+@pytest.fixture
+def without_pkg_resources(monkeypatch):
+    """As with setuptools 82 and later; undoes what is changed in MMEngine."""
+    from mmengine import hub, utils
+    from mmengine.config import config
+    from mmengine.utils import package_utils
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != "pkg_resources" and find_spec(name) or None)
+    for module in (package_utils, utils, config, hub.hub):
+        for name in ("get_installed_path", "is_installed"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, getattr(module, name))
+
+
+def test_configs_of_an_installed_package_are_found(without_pkg_resources, tmp_path):
+    pytest.importorskip("mmseg", reason="mmsegmentation is not installed")
+    from mmengine.config import Config
+
+    compat.prepare_mmengine()
+    (tmp_path / "a.py").write_text("_base_ = ['mmseg::_base_/models/fcn_r50-d8.py']\n")
+    assert Config.fromfile(tmp_path / "a.py").model.type == "EncoderDecoder"
+
+
+def test_paths_of_packages(tmp_path, monkeypatch):
+    assert compat.get_installed_path("mmengine").endswith("mmengine")
+    assert compat.get_installed_path("pytest-timeout").endswith("site-packages")  # a module beside the others
+    assert compat.is_installed("mmengine")
+    assert not compat.is_installed("no_such_package")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package is not installed.*pip install"):
+        compat.get_installed_path("no_such_package")
+
+
+def test_a_fork_that_asks_python_is_left_alone(without_pkg_resources, monkeypatch):
+    from mmengine.config import config
+    from mmengine.utils import package_utils
+
+    monkeypatch.setattr(package_utils, "get_installed_path", lambda package: package)
+    before = config.get_installed_path
+    compat.find_packages_without_setuptools()
+    assert config.get_installed_path is before

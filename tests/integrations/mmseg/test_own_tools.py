@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import uuid
-from importlib.metadata import distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.mmseg
 @pytest.fixture
 def own_train():
     """Return MMSegmentation's tools/train.py, which its wheel brings along."""
-    script = Path(str(distribution("mmsegmentation").locate_file("mmseg/.mim/tools/train.py")))
+    script = Path(find_spec("mmseg").origin).parent / ".mim" / "tools" / "train.py"
     if not script.is_file():
         pytest.skip(f"this build of MMSegmentation has no {script.name}")
     return script
