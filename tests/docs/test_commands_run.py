@@ -42,8 +42,8 @@ def reader(tmp_path):
         (tmp_path / "images" / split).symlink_to(images)
     (tmp_path / "photo.jpg").symlink_to(next(iter(digits.val_images.glob("*.png"))))
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    label_maps(tmp_path / "data" / "leaves", classes=3, size=(144, 160))
-    label_maps(tmp_path / "data" / "camvid", classes=11, size=(360, 480))
+    label_maps(tmp_path / "data" / "leaves", 3, (144, 160), ".png")
+    label_maps(tmp_path / "data" / "camvid", 11, (360, 480), ".jpg")
     for block in blocks(ROOT / "docs" / "start" / "segmentor.md", "python"):
         (tmp_path / "leaves.py").write_text(block.text)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "NDPP_HOME": str(tmp_path / "home")}
@@ -60,7 +60,7 @@ def reader(tmp_path):
     return run
 
 
-def label_maps(folder, classes, size):
+def label_maps(folder, classes, size, suffix):
     """Write four images and label maps a split, as MMSegmentation reads them."""
     from PIL import Image
 
@@ -71,4 +71,4 @@ def label_maps(folder, classes, size):
         for number in range(4):
             labels = np.repeat(rng.integers(0, classes, size[1], dtype=np.uint8)[None], size[0], axis=0)
             Image.fromarray(labels).save(folder / "labels" / split / f"{number}.png")
-            Image.fromarray(np.stack([labels * 20] * 3, axis=-1)).save(folder / "images" / split / f"{number}.png")
+            Image.fromarray(np.stack([labels * 20] * 3, axis=-1)).save(folder / "images" / split / f"{number}{suffix}")
