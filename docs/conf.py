@@ -23,10 +23,12 @@ autodoc_typehints = "signature"
 autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True
 # A name in a docstring must be on the site; what is torch's, Python's or private is told in plain text.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!ndpp_dense\.\w+$).*")]
 
+smartquotes = False  # of options such as --resume it would make dashes
 html_theme = "pydata_sphinx_theme"
 html_title = "ndpp-dense"
 html_static_path = ["_static"]
@@ -36,6 +38,7 @@ html_show_sphinx = False
 html_theme_options = {
     "show_nav_level": 1,
     "navigation_depth": 3,
+    "header_links_before_dropdown": 7,
     "show_toc_level": 2,
     "secondary_sidebar_items": ["page-toc"],
     "navbar_end": ["theme-switcher"],
