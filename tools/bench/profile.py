@@ -28,9 +28,9 @@ PARTS = {
     "solver": ("ndpp_dense.layers.statistics.whitening:Whitening.solve",),
     "D·w": ("ndpp_dense.layers.base:NDLayer.whitened_parameters",),
     "convolution": (
-        "ndpp_dense.layers.conv:scaled_conv2d",
+        "ndpp_dense.layers.conv:scaled_conv",
         "ndpp_dense.layers.conv:self_scaled_conv2d",
-        "ndpp_dense.layers.conv_transpose:scaled_conv_transpose2d",
+        "ndpp_dense.layers.conv_transpose:scaled_conv_transpose",
         "ndpp_dense.layers.linear:scaled_linear",
     ),
     "local scale": ("ndpp_dense.layers.base:NDLayer._scaled",),

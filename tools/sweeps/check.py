@@ -3,7 +3,7 @@
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from ndpp_dense import ConversionReport, WhiteningConfig, convert_to_ndpp, fold_ndpp, freeze_stats, nd_layers
 from ndpp_dense.conversion.module_surgery import replace_modules
+from sweeps.numbers import Seen, all_numbers, difference, numbers, tensors
 
 __all__ = ["Case", "check"]
 
 PLAIN = WhiteningConfig(local_scale="none")  # D = I until a first training step
 TOLERANCES = {torch.float32: 1e-2, torch.float64: 1e-6}  # relative to the root mean square
-NOISE = 1e-9  # of the largest number of its kind
 LARGE = 120e6  # parameters beyond which float32 must do
 _SEED = 2022
-Seen = list[tuple[str, tuple[int, ...], float, float]]
 
 
 class AbsentError(Exception):
@@ -93,17 +92,17 @@ def _compare(case: Case, dtype: torch.dtype) -> dict[str, Any]:
     expected = _observed(original, names, case.run)
     record["finite"] = all(abs(size) < float("inf") for *_, size in expected["layers"] + expected["outputs"])
     tolerance = TOLERANCES[dtype]
-    difference = _difference(expected, found, tolerance) or _difference(expected, folded, tolerance, "folded: ")
-    if difference:
-        return record | {"status": "wrong", "message": difference}
+    wrong = difference(expected, found, tolerance) or difference(expected, folded, tolerance, "folded: ")
+    if wrong:
+        return record | {"status": "wrong", "message": wrong}
     for module in (model, original):
         for name, child in module.named_modules():
             child.training = modes.get(name, True)
     freeze_stats(model)
     training = _trained(model, names, case.run)
-    difference = _difference(_trained(original, names, case.run), training, tolerance, "training: ")
-    if difference:
-        return record | {"status": "wrong", "message": difference}
+    wrong = difference(_trained(original, names, case.run), training, tolerance, "training: ")
+    if wrong:
+        return record | {"status": "wrong", "message": wrong}
     idle = sorted(set(idle) - {name for name, *_ in training.get("layers", [])})
     if idle:
         return record | {"status": "idle", "message": f"{len(idle)} converted layers do not run: {', '.join(idle[:4])}"}
@@ -156,14 +155,14 @@ def _observed(model: nn.Module, names: list[str], run: Callable[[nn.Module], Any
         outputs = run(model)
     torch.manual_seed(_SEED)
     gradients = _gradients(model, run(model)) if any(p.requires_grad for p in model.parameters()) else []
-    return {"layers": seen, "outputs": _all_numbers("output", outputs), "gradients": gradients}
+    return {"layers": seen, "outputs": all_numbers("output", outputs), "gradients": gradients}
 
 
 def _trained(model: nn.Module, names: list[str], run: Callable[[nn.Module], Any]) -> dict[str, Any]:
     """What layers and model return in training mode; nothing where it wants targets or larger batches."""
     try:
         with _watched(model, names) as seen, torch.no_grad():
-            return {"outputs": _all_numbers("output", run(model)), "layers": seen}
+            return {"outputs": all_numbers("output", run(model)), "layers": seen}
     except Exception:  # noqa: BLE001
         return {}
 
@@ -174,7 +173,7 @@ def _watched(model: nn.Module, names: list[str]) -> Iterator[Seen]:
     seen: Seen = []
 
     def hook(name: str) -> Callable[..., None]:
-        return lambda module, args, output: seen.append(_numbers(name, output))
+        return lambda module, args, output: seen.append(numbers(name, output))
 
     wanted = set(names)
     handles = [m.register_forward_hook(hook(name)) for name, m in model.named_modules() if name in wanted]
@@ -187,71 +186,11 @@ def _watched(model: nn.Module, names: list[str]) -> Iterator[Seen]:
 
 
 def _gradients(model: nn.Module, outputs: Any) -> Seen:
-    loss = sum(tensor.square().mean() for tensor in _tensors(outputs) if tensor.requires_grad)
+    loss = sum(tensor.square().mean() for tensor in tensors(outputs) if tensor.requires_grad)
     if not isinstance(loss, Tensor):
         return []
     loss.backward()
     found = [(name, parameter) for name, parameter in model.named_parameters() if parameter.grad is not None]
-    numbers = [_numbers(name, parameter.grad) for name, parameter in found]
+    gradients = [numbers(name, parameter.grad) for name, parameter in found]
     model.zero_grad()
-    return numbers
-
-
-def _difference(expected: Mapping[str, Any], found: Mapping[str, Any], tolerance: float, where: str = "") -> str:
-    """The first that differs, or nothing. Gradients are compared by name: conversion adds biases and drops norms."""
-    for part in ("layers", "outputs", "gradients"):
-        ours, theirs = found.get(part, []), expected.get(part, [])
-        if part == "gradients":
-            both = {name for name, *_ in ours} & {name for name, *_ in theirs}
-            ours, theirs = ([entry for entry in side if entry[0] in both] for side in (ours, theirs))
-            ours, theirs = sorted(ours), sorted(theirs)
-        sizes = [abs(size) for *_, size in theirs if abs(size) < float("inf")]
-        floor = NOISE * max(sizes, default=0.0)  # a bias before a norm has no gradient but rounding
-        for one, other in zip(theirs, ours, strict=False):
-            if not _same(one, other, tolerance, floor):
-                return f"{where}{part}: {one[0]} {one[1:]} became {other}"
-        if len(ours) != len(theirs) and ours and theirs:
-            return f"{where}{part}: {len(theirs)} became {len(ours)}"
-    return ""
-
-
-def _same(one: tuple[Any, ...], other: tuple[Any, ...], tolerance: float, floor: float) -> bool:
-    if one[:2] != other[:2]:
-        return False
-    (mean, size), (its_mean, its_size) = one[2:], other[2:]
-    if not abs(size) < float("inf"):
-        return str(size) == str(its_size)
-    margin = tolerance * size + floor
-    return abs(mean - its_mean) <= margin and abs(size - its_size) <= margin
-
-
-def _all_numbers(name: str, outputs: Any) -> Seen:
-    return [_numbers(name, tensor) for tensor in _tensors(outputs)]
-
-
-def _numbers(name: str, output: Any) -> tuple[str, tuple[int, ...], float, float]:
-    x = next(_tensors(output), None)
-    if x is None:
-        return name, (), 0.0, 0.0
-    values = x.detach().double().flatten()
-    if not values.numel():
-        return name, tuple(x.shape), 0.0, 0.0
-    weights = torch.linspace(0.5, 1.5, len(values), dtype=values.dtype)  # order counts
-    return name, tuple(x.shape), (values * weights).mean().item(), values.square().mean().sqrt().item()
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    """The floating point tensors of an output, whatever container holds them."""
-    if isinstance(value, Tensor):
-        if value.is_floating_point():
-            yield value
-    elif isinstance(value, Mapping):
-        for key in value:
-            yield from _tensors(value[key])
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-    elif hasattr(value, "get_fields"):  # Detectron2's instances
-        yield from _tensors(value.get_fields())
-    elif hasattr(value, "tensor"):  # and boxes
-        yield from _tensors(value.tensor)
+    return gradients
