@@ -16,7 +16,7 @@ TESTS     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --max
 PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo demo-seg test test-all lint docs bench gpu-kit clean
+.PHONY: help env demo demo-seg test test-all coverage lint docs bench gpu-kit clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,9 +51,13 @@ test: env  ## run the default tests, a process a core
 test-all: env  ## run the slow tests too
 	$(TESTS) -m 'not gpu'
 
-lint: env  ## ruff check, ruff format --check, pyright
+coverage: env  ## run the default tests, and show which lines of the package they reach
+	$(TESTS) --cov --cov-report=term:skip-covered
+
+lint: env  ## ruff check, ruff format --check, codespell, pyright
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/pyright
 
 $(SPHINX): $(DETECTRON)

@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from ndpp_dense.calibration.calibrate import calibrate_ndpp
     from ndpp_dense.conversion.convert import ConversionReport, convert_to_ndpp
     from ndpp_dense.conversion.fold import fold_ndpp
-    from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLinear, WhiteningConfig, nd_layers
+    from ndpp_dense.layers import (
+        NDConv1d,
+        NDConv2d,
+        NDConv3d,
+        NDConvTranspose1d,
+        NDConvTranspose2d,
+        NDConvTranspose3d,
+        NDLinear,
+        WhiteningConfig,
+        nd_layers,
+    )
     from ndpp_dense.layers.model_statistics import (
         freeze_stats,
         hold_stats,
@@ -27,8 +37,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "ConversionReport": "ndpp_dense.conversion.convert",
+    "NDConv1d": "ndpp_dense.layers",
     "NDConv2d": "ndpp_dense.layers",
+    "NDConv3d": "ndpp_dense.layers",
+    "NDConvTranspose1d": "ndpp_dense.layers",
     "NDConvTranspose2d": "ndpp_dense.layers",
+    "NDConvTranspose3d": "ndpp_dense.layers",
     "NDLinear": "ndpp_dense.layers",
     "WhiteningConfig": "ndpp_dense.layers",
     "backbone_card": "ndpp_dense.backbones",
@@ -51,8 +65,12 @@ _HOMES = {
 
 __all__ = [
     "ConversionReport",
+    "NDConv1d",
     "NDConv2d",
+    "NDConv3d",
+    "NDConvTranspose1d",
     "NDConvTranspose2d",
+    "NDConvTranspose3d",
     "NDLinear",
     "WhiteningConfig",
     "__version__",

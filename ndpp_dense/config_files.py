@@ -4,7 +4,7 @@ import difflib
 from pathlib import Path
 from typing import Any
 
-__all__ = ["config_folders", "find_config", "packaged_config", "yaml_fault"]
+__all__ = ["UniqueKeys", "config_folders", "find_config", "packaged_config", "yaml_fault"]
 
 _SUFFIXES = (".yaml", ".yml", ".py")
 
@@ -67,6 +67,28 @@ def yaml_fault(error: Any, path: str | Path | None = None) -> str:
         f"{where}: the tag {tag} is refused: a config is data, and such a tag makes Python objects or runs code. Write "
         "the values themselves."
     )
+
+
+class UniqueKeys:
+    """To be put before a loader of PyYAML: a key that stands twice is refused, of which PyYAML takes the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """As PyYAML does.
+
+        Raises:
+            yaml.constructor.ConstructorError: A key stands twice; names its line.
+        """
+        from yaml.constructor import ConstructorError  # not for commands that read no YAML
+
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key.value, str) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands twice in one section, remove one"
+                raise ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)  # type: ignore[misc]
 
 
 def config_folders() -> list[Path]:

@@ -16,37 +16,15 @@ from importlib import import_module
 from typing import Any
 
 from records import ROOT, table
+from reference_keys import BACKBONE_KEYS, NODE_KEYS, SECTION_KEYS, VARIABLES
 
 from ndpp_dense.cli.main import COMMANDS
 from ndpp_dense.cli.parsing import Parser
 from ndpp_dense.layers import WhiteningConfig
 
 FOLDER = ROOT / "docs" / "reference"
+QUOTES = '""'
 MADE = "Written by `python tools/reference.py` from the code; do not edit this page."
-# Keys of MODEL.NDPP that are no fields of WhiteningConfig: what they mean is written here, their default is read.
-NODE_KEYS = {
-    "META_ARCHITECTURE": "what `MODEL.META_ARCHITECTURE: NDPPModel` builds and converts",
-    "PRESET": "`fast` or `paper`",
-    "TASK": "`coco`, `imagenet` or `cityscapes`: how densely positions are sampled",
-    "RULES": 'exceptions by name, pattern or type: `{"*.fpn_*": {EPS: 0.05}, "*.stem.*": False}`',
-    "ZERO_INIT_RESIDUAL": "start residual branches at zero, for training from scratch: no norm keeps their sum small",
-    "VERIFY": "prove on a blank image that every converted layer runs",
-}
-SECTION_KEYS = {
-    "architecture": "what `NDPPModel` builds and converts, such as `EncoderDecoder`",
-    "preset": "`fast` (default) or `paper`",
-    "task": "`cityscapes` (default), `coco` or `imagenet`",
-    "rules": "exceptions by name, pattern or type",
-    "verify": "prove on a blank image that every converted layer runs (on by default)",
-}
-VARIABLES = {
-    "NDPP_HOME": "cache of weights and generated data (default `~/.cache/ndpp_dense`)",
-    "NDPP_ZOO_MIRROR": "folders or servers to try first for weights",
-    "NDPP_ZOO_INDEX": "an index of models of your own",
-    "NDPP_OFFLINE": "1 forbids the network",
-    "NDPP_IMAGE_RANGE": "`LOW:HIGH`, the range of grey images of more than 8 bits",
-    "NDPP_DEBUG": "1 shows tracebacks, as `--traceback` does",
-}
 
 
 def main() -> None:
@@ -142,7 +120,9 @@ def detectron2_part() -> Iterator[str]:
     cfg = config.add_ndpp_config(get_cfg())
     yield "## Detectron2"
     rows = [(f"`MODEL.NDPP.{key}`", f"`{str(cfg.MODEL.NDPP[key]) or '{}'}`", words) for key, words in NODE_KEYS.items()]
-    rows += [("`MODEL.POOLING.PATTERN`", f"`{cfg.MODEL.POOLING.PATTERN}`", "which bottlenecks pool")]
+    for key, words in BACKBONE_KEYS.items():
+        node, name = key.split(".")
+        rows += [(f"`MODEL.{key}`", f"`{cfg.MODEL[node][name] or QUOTES}`", words)]
     rows += [(f"`{key}`", f"`{default}`", words) for key, default, words in commented(config.add_trainer_config)]
     yield table(("key", "default", "meaning"), rows)
 
@@ -155,7 +135,7 @@ def commented(function: Callable[..., Any]) -> Iterator[tuple[str, str, str]]:
         if words.startswith("#"):
             comment.append(words.removeprefix("#").strip())
         elif found := re.match(r"cfg\.([A-Z_.0-9]+) = (.*)", words):
-            yield found[1], found[2].strip('"') or '""', " ".join(comment).replace('"', "`")
+            yield found[1], found[2].strip('"') or QUOTES, " ".join(comment).replace('"', "`")
             comment = []
 
 

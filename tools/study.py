@@ -19,7 +19,18 @@ from importlib import import_module
 
 from studies.engine import add_commands, obey
 
-STUDIES = ("calibration", "camvid", "front", "imagenette", "nuclei", "perceptual", "pooling", "shift", "whitening")
+STUDIES = (
+    "calibration",
+    "camvid",
+    "finetune",
+    "front",
+    "imagenette",
+    "nuclei",
+    "perceptual",
+    "pooling",
+    "shift",
+    "whitening",
+)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -55,7 +55,7 @@ class TimmFeatures(nn.Module):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm = {norm!r}, choose from {', '.join(map(repr, NORMS))}.")
-        self.network = _create(name, weights, out_indices, output_stride)
+        self.network: Any = _create(name, weights, out_indices, output_stride)
         info = self.network.feature_info
         self.channels: list[int] = info.channels()
         self.strides: list[int] = info.reduction()

@@ -15,6 +15,7 @@ from ndpp_dense.calibration.folds import Folds, OriginalLayer, plan_folds
 from ndpp_dense.calibration.trace import refuse_bad_numbers, refuse_difference, replaced_outputs, trace
 from ndpp_dense.calibration.weights import SampleScale, average_scale, fit, scale_sums
 from ndpp_dense.conversion.convert import ConversionReport, convert_to_ndpp
+from ndpp_dense.conversion.module_surgery import evaluation
 from ndpp_dense.conversion.rules import Rule
 from ndpp_dense.layers import NDLayer, WhiteningConfig, nd_layers
 from ndpp_dense.layers.model_statistics import update_stats
@@ -89,7 +90,7 @@ def calibrate_ndpp(
     config = config or WhiteningConfig.fast("imagenet")
     batches = _drawn(data, num_batches)
     run = forward or (lambda model, batch: model(batch))
-    with torch.no_grad(), _evaluation_mode(model):
+    with torch.no_grad(), evaluation(model):
         folds = plan_folds(model, config, rules, lambda: run(model, batches[0]))
         twin = deepcopy(model)
         convert_to_ndpp(twin, config, folds.rules)
@@ -211,17 +212,6 @@ def _refuse_few_rows(rows: Mapping[str, tuple[float, int]]) -> None:
             f"{' ...' if len(few) > 5 else ''}. Give more or larger batches or images, choose smaller blocks, or leave "
             "these layers as they are with `rules`."
         )
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @torch.no_grad()

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from ndpp_dense.conversion.probe import frozen_norm_eps, is_norm
 from ndpp_dense.layers.base import NDLayer
-from ndpp_dense.layers.conv_transpose import NDConvTranspose2d
-from ndpp_dense.layers.functional import FEATURE_DIMS, SAMPLE_DIMS
+from ndpp_dense.layers.conv_transpose import NDConvTranspose
+from ndpp_dense.layers.functional import FEATURE_DIMS, sample_dims
 from ndpp_dense.layers.linear import NDLinear
 from ndpp_dense.layers.local_scale import local_scale
 
@@ -55,11 +56,11 @@ def fold_norm(layer: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor]
     """Weight and bias, in float64, of the plain layer that does the work of a layer and its norm.
 
     Args:
-        layer: ``nn.Conv2d``, ``nn.ConvTranspose2d`` or ``nn.Linear``, or a subclass.
+        layer: A convolution of PyTorch's, transposed or not, or ``nn.Linear``; or a subclass.
         norm: A foldable norm after it, or None.
     """
     weight: Tensor = layer.weight.detach().double()  # type: ignore[operator]
-    outputs = weight.shape[1] * layer.groups if isinstance(layer, nn.ConvTranspose2d) else weight.shape[0]
+    outputs = weight.shape[1] * layer.groups if isinstance(layer, _ConvTransposeNd) else weight.shape[0]
     bias = weight.new_zeros(outputs) if layer.bias is None else layer.bias.detach().double()  # type: ignore[operator]
     if norm is None:
         return weight, bias
@@ -69,8 +70,8 @@ def fold_norm(layer: nn.Module, norm: nn.Module | None) -> tuple[Tensor, Tensor]
     scale = scale if norm.weight is None else scale * norm.weight.double()  # type: ignore[operator]
     bias = (bias - mean) * scale  # type: ignore[operator]
     bias = bias if norm.bias is None else bias + norm.bias.double()  # type: ignore[operator]
-    if isinstance(layer, nn.ConvTranspose2d):  # (in, outputs of a group, ...): the group is found from the input
-        grouped = weight.unflatten(0, (layer.groups, -1)) * scale.view(layer.groups, 1, -1, 1, 1)
+    if isinstance(layer, _ConvTransposeNd):  # (in, outputs of a group, ...): the group is found from the input
+        grouped = weight.unflatten(0, (layer.groups, -1)) * scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
         return grouped.flatten(0, 1), bias
     return weight * scale.view(-1, *[1] * (weight.dim() - 1)), bias
 
@@ -108,7 +109,7 @@ def scale_sums(layer: NDLayer, x: Tensor) -> Tensor:
     Returns:
         Sum of magnitudes, sum of centres and number of samples, in float64.
     """
-    dims = FEATURE_DIMS if isinstance(layer, NDLinear) else SAMPLE_DIMS
+    dims = FEATURE_DIMS if isinstance(layer, NDLinear) else sample_dims(x)
     return local_scale(layer.config.local_scale).sums(x, dims)
 
 
@@ -133,7 +134,7 @@ def fit(layer: NDLayer, weight: Tensor, bias: Tensor, scale: SampleScale) -> flo
     Returns:
         Relative error of the folded weight that the layer ends up with: what its data type leaves.
     """
-    if isinstance(layer, NDConvTranspose2d) and layer.stride != (1, 1):
+    if isinstance(layer, NDConvTranspose) and any(step != 1 for step in layer.stride):
         # W D mean differs between the phases of the stride, and they share one bias: without a mean all are exact.
         layer.whitening.load({"running_mean": torch.zeros_like(layer.whitening.running_mean)})
     exact = deepcopy(layer).double()  # D is inverted and the norm folded in float64

@@ -35,10 +35,12 @@ def check_folder(flag: str, folder: str | Path | None) -> None:
         folder: None, where it was not given, is right.
 
     Raises:
-        ValueError: It is a file or below one, or cannot be written to.
+        ValueError: It has no name, is a file or below one, or cannot be written to.
     """
     if folder is None:
         return
+    if not str(folder):  # a variable of a script that is not set
+        raise ValueError(f"{flag} is given and empty. Name a folder, there or not yet, or leave {flag} out.")
     there = next(place for place in (Path(folder).absolute(), *Path(folder).absolute().parents) if place.exists())
     if not there.is_dir():
         raise ValueError(f"{flag} {folder}: {there} is a file. Name a folder, there or not yet.")

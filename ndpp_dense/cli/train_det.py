@@ -18,6 +18,7 @@ from ndpp_dense.cli.errors import shows_tracebacks
 from ndpp_dense.cli.launching import add_launch_options, chosen_device, launched
 from ndpp_dense.cli.output import check_folder, say
 
+_DATASET = "COCO json; or NAME=DATA.YAML of YOLO, NAME=FOLDER of Pascal VOC; NAME ends in _train or _val; repeatable"
 __all__ = ["add_arguments", "run"]
 
 
@@ -29,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--eval-only", action="store_true", help="only evaluate MODEL.WEIGHTS (with --resume: the newest checkpoint)")
     add("--weights", metavar="NAME|PATH", help="start from (or evaluate) these: MODEL.WEIGHTS, or of the model zoo")
     add("--calibrate", action="store_true", help="start as ND++ with the function of --weights, which have batch norms")
-    add("--dataset", action="append", default=[], metavar="NAME=JSON:IMAGES", help="COCO-format set; repeatable")
+    add("--dataset", action="append", default=[], metavar="NAME=JSON:IMAGES", help=_DATASET)
+    add("--fit-data", action="store_true", help="anchors, detections and length of the run that fit --dataset")
     add("--device", choices=("cuda", "cpu"), help="default: cuda where there is a GPU, else cpu")
     add("--output", metavar="FOLDER", help="default: output/<config name>")
     add_launch_options(parser)
@@ -60,6 +62,7 @@ def _work(args: argparse.Namespace) -> None:
         output=args.output,
         overrides=[*args.overrides, *chosen],
         auto_scale=args.auto_scale,
+        fit=args.fit_data,
         eval_only=args.eval_only,
         resume=args.resume,
         tracebacks=shows_tracebacks(args.traceback),

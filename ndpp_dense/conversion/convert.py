@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from ndpp_dense.conversion.dataflow import Dataflow, watch
@@ -17,7 +18,18 @@ from ndpp_dense.conversion.others import other_layers, use_no_fused_kernels, wor
 from ndpp_dense.conversion.probe import is_norm, is_plain_norm, runs_as_plain
 from ndpp_dense.conversion.report import ConversionReport, LayerRecord
 from ndpp_dense.conversion.rules import LINEAR_TYPES, Rule, RuleBook
-from ndpp_dense.layers import NDConv2d, NDConvTranspose2d, NDLayer, NDLinear, WhiteningConfig, nd_layers
+from ndpp_dense.layers import (
+    NDConv1d,
+    NDConv2d,
+    NDConv3d,
+    NDConvTranspose1d,
+    NDConvTranspose2d,
+    NDConvTranspose3d,
+    NDLayer,
+    NDLinear,
+    WhiteningConfig,
+    nd_layers,
+)
 from ndpp_dense.layers.base import ND_ATTRIBUTES
 from ndpp_dense.layers.conv_transpose import unsupported_geometry
 from ndpp_dense.layers.statistics.steps import watch_steps
@@ -86,7 +98,7 @@ def convert_to_ndpp(
     records |= other_layers(model, records)
     if not any(record.action == "converted" for record in records.values()):
         raise ValueError("Nothing was converted:\n" + str(ConversionReport(list(records.values()))))
-    report = ConversionReport([records[module] for module in model.modules() if module in records])
+    report = ConversionReport([records[m] for m in model.modules() if m in records], frozenset(flow.sizes))
     replace_modules(model, replacements)
     use_no_fused_kernels(model)
     work_on_copies(model)
@@ -109,6 +121,17 @@ def _watched(model: nn.Module, example: Example | None) -> Dataflow:
         raise ExampleError(f"The model does not run on the example: {type(error).__name__}: {error}") from error
 
 
+_ND_LAYERS: dict[str, Callable[[Any, WhiteningConfig], NDLayer]] = {
+    "Conv1d": NDConv1d.from_conv,
+    "Conv2d": NDConv2d.from_conv,
+    "Conv3d": NDConv3d.from_conv,
+    "ConvTranspose1d": NDConvTranspose1d.from_conv_transpose,
+    "ConvTranspose2d": NDConvTranspose2d.from_conv_transpose,
+    "ConvTranspose3d": NDConvTranspose3d.from_conv_transpose,
+    "Linear": NDLinear.from_linear,
+}
+
+
 def _convert_layer(
     name: str, module: nn.Module, book: RuleBook, flow: Dataflow, out: dict[nn.Module, nn.Module]
 ) -> LayerRecord:
@@ -118,13 +141,7 @@ def _convert_layer(
     fault = "something else reads its weight, and does not call it" if name in flow.read else _unconvertible(module)
     if config is None or fault:
         return LayerRecord(name, type(module).__name__, "left", reason if config is None else fault or "")
-    layer: NDLayer
-    if isinstance(module, nn.Conv2d):
-        layer = NDConv2d.from_conv(module, config)
-    elif isinstance(module, nn.ConvTranspose2d):
-        layer = NDConvTranspose2d.from_conv_transpose(module, config)
-    else:
-        layer = NDLinear.from_linear(module, config)  # type: ignore[arg-type]
+    layer = _ND_LAYERS[kind](module, config)
     out[module] = layer
     carry_over(module, layer, LINEAR_TYPES[kind], but=("activation", "norm"))
     blocks, dim = layer.whitening.running_mean.shape
@@ -138,7 +155,7 @@ def _unconvertible(module: nn.Module) -> str | None:
     padding). Those that only call their parent, or their ``norm`` and ``activation`` afterwards, are told by running
     them.
     """
-    if isinstance(module, nn.ConvTranspose2d) and unsupported_geometry(module):
+    if isinstance(module, _ConvTransposeNd) and unsupported_geometry(module):
         return unsupported_geometry(module)
     if isinstance(module, NonDynamicallyQuantizableLinear):
         return "the attention that it belongs to reads its weight, and never calls it"

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from ndpp_dense.conversion.module_surgery import evaluation
 from ndpp_dense.conversion.norm_pairs import is_linear_map, out_channels
 from ndpp_dense.conversion.probe import is_norm, norm_features
 
@@ -178,7 +179,7 @@ def watch(model: nn.Module, run: Callable[[nn.Module], Any]) -> Dataflow:
         run: Runs it.
     """
     seen = _Watch(model)
-    with _evaluation(model), torch.no_grad(), _no_fused_attention(), _forwards_watched(model, seen), seen:
+    with evaluation(model), torch.no_grad(), _no_fused_attention(), _forwards_watched(model, seen), seen:
         return seen.finish(run(model))
 
 
@@ -202,17 +203,6 @@ def _forwards_watched(model: nn.Module, seen: _Watch) -> Iterator[None]:
 
 def _is_watched(module: nn.Module) -> bool:
     return is_norm(module) or next(module.parameters(recurse=False), None) is not None
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager

@@ -85,6 +85,9 @@ def _copied(model: nn.Module, on_meta: bool) -> nn.Module:
         bare = torch.empty_like(tensor, device="meta", requires_grad=False)
         memo[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else bare
     copy = deepcopy(model, memo)
+    transform = getattr(copy, "transform", None)
+    if hasattr(transform, "min_size"):  # torchvision's detectors enlarge pictures to this
+        transform.min_size = (_SMALL,)  # type: ignore[union-attr]
     for module in copy.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             hooks.clear()
@@ -111,11 +114,6 @@ def _guesses(model: nn.Module, on_meta: bool) -> Iterator[Any]:
         for size in sizes:
             sides = {1: (size,), 2: (size, size), 3: (16, size, size)}[weight.dim() - 2]
             yield torch.randn(2, channels, *sides, **make)
-    if weight.dim() == 4 and not on_meta:  # torchvision's detectors, which enlarge pictures to their `min_size`
-        transform = getattr(model, "transform", None)
-        if hasattr(transform, "min_size"):
-            transform.min_size = (_SMALL,)  # type: ignore[union-attr]
-        yield [torch.rand(first.in_channels, _SMALL, _SMALL, **make)]
 
 
 def _named_size(model: nn.Module) -> list[int]:

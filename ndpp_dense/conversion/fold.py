@@ -62,4 +62,4 @@ def _folded(layer: NDLayer) -> nn.Module:
 
 
 def _is_safe(stand_in: PassThrough) -> bool:
-    return type(stand_in.source) in (nn.Conv2d, nn.Linear) and stand_in.copies is False
+    return type(stand_in.source) in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear) and stand_in.copies is False

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from torch import nn
 
-__all__ = ["carry_hooks", "carry_over", "extra_state", "replace_modules"]
+__all__ = ["carry_hooks", "carry_over", "evaluation", "extra_state", "replace_modules"]
 
 _HOOKS = (
     *("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
@@ -37,16 +38,19 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
                 vars(parent)[name] = _replaced(value, replacements)
 
 
-def _replaced(value: Any, replacements: Mapping[nn.Module, nn.Module]) -> Any:
-    """The value with modules replaced; lists and dictionaries keep their identity."""
+def _replaced(value: Any, replacements: Mapping[nn.Module, nn.Module], around: tuple[int, ...] = ()) -> Any:
+    """The value with modules replaced; lists and dictionaries keep their identity, and may contain themselves."""
     if isinstance(value, nn.Module):
         return replacements.get(value, value)
+    if id(value) in around or type(value) not in (list, dict, tuple):
+        return value
+    around = (*around, id(value))
     if type(value) is list:
-        value[:] = [_replaced(item, replacements) for item in value]
+        value[:] = [_replaced(item, replacements, around) for item in value]
     elif type(value) is dict:
-        value.update({key: _replaced(item, replacements) for key, item in value.items()})
+        value.update({key: _replaced(item, replacements, around) for key, item in value.items()})
     elif type(value) is tuple:
-        items = tuple(_replaced(item, replacements) for item in value)
+        items = tuple(_replaced(item, replacements, around) for item in value)
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value
 
@@ -91,3 +95,15 @@ def _own_names(kind: type[nn.Module]) -> frozenset[str]:
     sizes = (1, 1) if issubclass(kind, nn.Linear) else (1, 1, 1)
     plain = kind(*sizes, device="meta")  # pyright: ignore[reportArgumentType]
     return frozenset({*vars(plain), *plain._parameters})
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model is in evaluation mode; every module is in its own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode

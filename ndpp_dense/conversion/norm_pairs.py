@@ -15,7 +15,7 @@ __all__ = ["find_partner", "is_linear_map", "linear_kind", "out_channels"]
 
 
 def linear_kind(module: nn.Module) -> str | None:
-    """``"Conv2d"``, ``"ConvTranspose2d"`` or ``"Linear"`` for these and their subclasses."""
+    """The key of ``LINEAR_TYPES``, such as ``"Conv2d"``, for these and their subclasses; else None."""
     return next((kind for kind, cls in LINEAR_TYPES.items() if isinstance(module, cls)), None)
 
 

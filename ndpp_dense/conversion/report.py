@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from ndpp_dense.conversion.module_surgery import evaluation
 from ndpp_dense.layers.base import nd_layers
 
-__all__ = ["ConversionReport", "LayerRecord"]
+__all__ = ["ConversionReport", "LayerRecord", "shortened"]
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ class ConversionReport:
 
     Attributes:
         records: One entry per linear and normalisation layer, in the model's order.
+        ran: Names of the linear layers that ran in a forward pass of the original model, as far as one was seen.
     """
 
     records: list[LayerRecord] = field(default_factory=list)
+    ran: frozenset[str] = frozenset()
 
     @property
     def converted(self) -> list[str]:
@@ -98,22 +102,35 @@ class ConversionReport:
             RuntimeError: Some converted layers did not run, with their names: a plain layer still runs in their place
                 (held where conversion cannot see it), or this input does not reach them.
         """
+        idle, count = self.idle(model, lambda module: module(*inputs, **kwargs))
+        if idle or not count:
+            raise RuntimeError(
+                f"{len(idle)} of {count} converted layers did not run in a forward pass: {shortened(idle)}. Either "
+                "plain layers still run in their place (check how the model holds them), or this input does not reach "
+                "them (then leave them out by a rule)."
+            )
+
+    def idle(self, model: nn.Module, run: Callable[[nn.Module], Any]) -> tuple[list[str], int]:
+        """Converted layers that a forward pass, in evaluation mode and without gradients, does not reach.
+
+        Args:
+            model: The converted model.
+            run: Runs it.
+
+        Returns:
+            Their names, and how many converted layers there are.
+        """
         ran: set[nn.Module] = set()
         hooks = [layer.register_forward_hook(lambda m, *_: ran.add(m)) for _, layer in nd_layers(model)]
-        training = {module: module.training for module in model.modules()}
         try:
-            with torch.no_grad():
-                model.eval()
-                model(*inputs, **kwargs)
+            with evaluation(model), torch.no_grad():
+                run(model)
         finally:
             for hook in hooks:
                 hook.remove()
-            for module, mode in training.items():
-                module.training = mode
-        idle = [name for name, layer in nd_layers(model) if layer not in ran]
-        if idle or not hooks:
-            raise RuntimeError(
-                f"{len(idle)} of {len(hooks)} converted layers did not run in a forward pass: {', '.join(idle[:10])}"
-                f"{' ...' if len(idle) > 10 else ''}. Either plain layers still run in their place (check how the "
-                "model holds them), or this input does not reach them (then leave them out by a rule)."
-            )
+        return [name for name, layer in nd_layers(model) if layer not in ran], len(hooks)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first ten names, in a row."""
+    return ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")

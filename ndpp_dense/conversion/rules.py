@@ -15,8 +15,12 @@ __all__ = ["LEFT_BY_DEFAULT", "LINEAR_TYPES", "Rule", "RuleBook"]
 
 Rule = WhiteningConfig | Mapping[str, Any] | bool
 LINEAR_TYPES: dict[str, type[nn.Module]] = {
+    "Conv1d": nn.Conv1d,
     "Conv2d": nn.Conv2d,
+    "Conv3d": nn.Conv3d,
+    "ConvTranspose1d": nn.ConvTranspose1d,
     "ConvTranspose2d": nn.ConvTranspose2d,
+    "ConvTranspose3d": nn.ConvTranspose3d,
     "Linear": nn.Linear,
 }
 

@@ -2,8 +2,19 @@
 
 from ndpp_dense.layers.base import NDLayer, nd_layers
 from ndpp_dense.layers.config import WhiteningConfig
-from ndpp_dense.layers.conv import NDConv2d
-from ndpp_dense.layers.conv_transpose import NDConvTranspose2d
+from ndpp_dense.layers.conv import NDConv1d, NDConv2d, NDConv3d
+from ndpp_dense.layers.conv_transpose import NDConvTranspose1d, NDConvTranspose2d, NDConvTranspose3d
 from ndpp_dense.layers.linear import NDLinear
 
-__all__ = ["NDConv2d", "NDConvTranspose2d", "NDLayer", "NDLinear", "WhiteningConfig", "nd_layers"]
+__all__ = [
+    "NDConv1d",
+    "NDConv2d",
+    "NDConv3d",
+    "NDConvTranspose1d",
+    "NDConvTranspose2d",
+    "NDConvTranspose3d",
+    "NDLayer",
+    "NDLinear",
+    "WhiteningConfig",
+    "nd_layers",
+]

@@ -21,22 +21,22 @@ class Window(NamedTuple):
     """Which input pixels a row of the data matrix sees.
 
     Attributes:
-        kernel_size: Height and width of the window.
+        kernel_size: Height and width of the window; a length, or depth, height and width, for maps of other dimensions.
         stride: Distance between sampled windows, in input pixels.
         padding: Zeros added on each side.
         dilation: Distance between the taps of a window.
     """
 
-    kernel_size: tuple[int, int] = (1, 1)
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int] = (0, 0)
-    dilation: tuple[int, int] = (1, 1)
+    kernel_size: tuple[int, ...] = (1, 1)
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
 
-    def positions(self, size: torch.Size) -> tuple[int, int]:
-        """Rows and columns of windows on a map of ``size`` (its last two entries count)."""
-        fields = zip(size[-2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        high, wide = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in fields)
-        return high, wide
+    def positions(self, size: torch.Size) -> tuple[int, ...]:
+        """Rows and columns of windows on a map of ``size`` (its last entries count)."""
+        sizes = size[-len(self.kernel_size) :]
+        fields = zip(sizes, self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
+        return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in fields)
 
 
 def patch_matrix(x_NCHW: Tensor, block_size: int, window: Window, scale: Tensor | None = None) -> Tensor:
@@ -46,15 +46,17 @@ def patch_matrix(x_NCHW: Tensor, block_size: int, window: Window, scale: Tensor 
     each window once, into the layout that its product wants.
 
     Args:
-        x_NCHW: Input, N >= 0.
+        x_NCHW: Input, N >= 0; maps of one or three dimensions are cut likewise.
         block_size: Channels per block; must divide C.
         window: What a row sees.
-        scale: Factor per sample, ``(N, 1, 1, 1)`` in the statistics' data type, or None for 1.
+        scale: Factor per sample, such as ``(N, 1, 1, 1)``, in the statistics' data type, or None for 1.
 
     Returns:
         ``(N, G, B, I, J, H', W')`` in the statistics' data type; the columns of a block, B to J, are ordered as a
         convolution's weight is. Not to be written to.
     """
+    if x_NCHW.dim() != 4:
+        return _windows(_scaled(x_NCHW, scale), window).unflatten(1, (-1, block_size))
     n, c = x_NCHW.shape[:2]
     blocks = (c // block_size, block_size)
     high, wide = window.positions(x_NCHW.shape)
@@ -70,6 +72,17 @@ def patch_matrix(x_NCHW: Tensor, block_size: int, window: Window, scale: Tensor 
     columns = F.unfold(x_NCHW, window.kernel_size, window.dilation, window.padding, window.stride)
     data = columns.view(n, c, kh, kw, high, wide).unflatten(1, blocks)
     return data if overlapping else _scaled(data, None if scale is None else scale.view(n, *(1,) * 6))
+
+
+def _windows(x: Tensor, window: Window) -> Tensor:
+    """``(N, C, *kernel, *positions)``: all windows of maps of any dimension; a view of the padded input."""
+    axes = len(window.kernel_size)
+    if any(window.padding):
+        x = F.pad(x, [side for padding in reversed(window.padding) for side in (padding, padding)])
+    for axis in range(axes):
+        reach = (window.kernel_size[axis] - 1) * window.dilation[axis] + 1
+        x = x.unfold(2 + axis, reach, window.stride[axis])[..., :: window.dilation[axis]]
+    return x.permute(0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
 
 
 def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:

@@ -29,6 +29,7 @@ _SHARE, _SHARE_NOT_0, _FRACTION = Range(0, 1), Range(0, 1, above=True), Range(0,
 # What every number may be.
 _RANGES = {
     "num_classes": Range(2, whole=True),
+    "calibrate_batches": _COUNT,
     "image_size": _COUNT,
     "crop_pct": _SHARE_NOT_0,
     "color_jitter": _NOT_NEGATIVE,

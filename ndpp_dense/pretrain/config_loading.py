@@ -11,7 +11,7 @@ from typing import Any, get_origin
 
 import yaml
 
-from ndpp_dense.config_files import find_config, yaml_fault
+from ndpp_dense.config_files import UniqueKeys, find_config, yaml_fault
 from ndpp_dense.pretrain.config import PretrainConfig, field_types
 
 __all__ = ["load_config"]
@@ -19,7 +19,7 @@ __all__ = ["load_config"]
 _BASE = "_base_"
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(UniqueKeys, yaml.SafeLoader):
     """Safe YAML in which ``1e-4`` is a number, as in YAML 1.2."""
 
 

@@ -47,7 +47,7 @@ def build_network(config: PretrainConfig, num_classes: int) -> nn.Module:
     if config.ndpp is not None:
         blank = torch.zeros(1, 3, config.image_size, config.image_size)
         options, size = read_options(config.ndpp, TASK), config.batch_size
-        prepare(network, options, batch_size=size, dry_run=lambda report: report.verify(network, blank))
+        prepare(network, options, batch_size=size, example=lambda model: model(blank))
     if config.weights:
         load_weights(network, config.weights, config.trainable)
     if config.trainable:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from ndpp_dense.calibration.calibrate import calibrate_ndpp
-from ndpp_dense.conversion.convert import convert_to_ndpp
+from ndpp_dense.conversion.convert import ExampleError, convert_to_ndpp
+from ndpp_dense.conversion.examples import Example
 from ndpp_dense.conversion.norm_pairs import linear_kind
 from ndpp_dense.conversion.options import NDPPOptions
-from ndpp_dense.conversion.report import ConversionReport
+from ndpp_dense.conversion.report import ConversionReport, shortened
 from ndpp_dense.conversion.rules import RuleBook
 from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.config import WhiteningConfig
@@ -29,7 +31,9 @@ __all__ = [
 ]
 
 NORM_RULES = "ndpp_norm_rules"  # of a checkpoint: what calibration decided on norms
-Convert = Callable[[nn.Module, WhiteningConfig, Mapping[Any, Any]], ConversionReport]
+Convert = Callable[[nn.Module, WhiteningConfig, Mapping[Any, Any], Example | None], ConversionReport]
+_log = logging.getLogger(__name__)
+_SWITCH = "`verify: False` in the ndpp settings (`VERIFY` in Detectron2's) skips this check"
 
 
 def prepare(
@@ -39,12 +43,12 @@ def prepare(
     batch_size: int | None = None,
     convert: Convert = convert_to_ndpp,
     start_at_zero: Callable[[nn.Module], None] | None = None,
-    dry_run: Callable[[ConversionReport], None] | None = None,
+    example: Callable[[nn.Module], Any] | None = None,
 ) -> ConversionReport:
     """Makes a newly built model an ND++ model, in place, before weights, optimizer and DistributedDataParallel.
 
     In this order: the momentum for the batch, conversion, statistics frozen where weights are, residual branches at
-    zero, proof that every converted layer runs.
+    zero, proof that converted layers run wherever the plain ones did.
 
     Args:
         model: As the framework builds it.
@@ -53,24 +57,54 @@ def prepare(
             :func:`fit_momentum`.
         convert: What converts; a framework that initialises later follows what conversion does to norms.
         start_at_zero: Starts residual branches at zero where the framework does not by itself.
-        dry_run: Runs the model by ``report.verify`` on something blank; not called where the options say so.
+        example: Runs the model on something blank, before conversion and after it; not called where the options say so.
+            If the model does not run on it, that is logged, and conversion goes by what it can guess.
 
     Returns:
         The report, which the model has as ``ndpp_report`` too, beside its ``ndpp_options``.
 
     Raises:
         ValueError: The options do not fit the model.
-        RuntimeError: A converted layer does not run.
+        RuntimeError: A converted layer does not run, and the plain one did.
     """
     fitted = options if batch_size is None else options.for_batch(batch_size)
-    report = convert(model, fitted.config, fitted.rules)
+    run = example if fitted.verify else None
+    report = _converted(model, fitted, convert, run)
     freeze_where_weights_are(model)
     if start_at_zero is not None:
         start_at_zero(model)
-    if fitted.verify and dry_run is not None:
-        dry_run(report)
+    if run is not None and report.ran:
+        _prove(model, report, run)
     _note(model, report, fitted)
     return report
+
+
+def _converted(
+    model: nn.Module, options: NDPPOptions, convert: Convert, run: Callable[[nn.Module], Any] | None
+) -> ConversionReport:
+    try:
+        return convert(model, options.config, options.rules, run)
+    except ExampleError as error:
+        _log.warning("Nothing proves that converted layers run. %s. It may train all the same; %s.", error, _SWITCH)
+        report = convert(model, options.config, options.rules, None)
+        return replace(report, ran=frozenset())  # by a guess: not what the example would have shown
+
+
+def _prove(model: nn.Module, report: ConversionReport, run: Callable[[nn.Module], Any]) -> None:
+    """Refuses a model in which a plain layer still runs; speaks of layers that the example has never reached."""
+    idle, _ = report.idle(model, run)
+    plain = [name for name in idle if name in report.ran]
+    if plain:
+        raise RuntimeError(
+            f"{len(plain)} converted layers do not run where the plain ones ran before: {shortened(plain)}. Check how "
+            f"the model holds them, or leave them out by a rule ({plain[0]!r}: False); {_SWITCH}."
+        )
+    if idle:
+        _log.warning(
+            "A blank input does not reach %d converted layers, of which nothing is proven: %s. Heads that only train "
+            "are such; %s.",
+            *(len(idle), shortened(idle), _SWITCH),
+        )
 
 
 def prepare_from_trained(
@@ -81,7 +115,6 @@ def prepare_from_trained(
     forward: Callable[[nn.Module, Any], Any],
     untrained: Collection[str] = (),
     batch_size: int | None = None,
-    convert: Convert = convert_to_ndpp,
 ) -> ConversionReport:
     """Makes a model with trained weights an ND++ model that computes the same, in place, before the optimizer.
 
@@ -92,7 +125,6 @@ def prepare_from_trained(
         forward: As :func:`ndpp_dense.calibrate_ndpp` takes it; reaches every layer to be converted.
         untrained: Names of layers that no file gave weights for.
         batch_size: As for :func:`prepare`.
-        convert: As for :func:`prepare`; it says what conversion alone would do with the norms.
 
     Returns:
         The report, which the model has too, as after :func:`prepare`, beside :func:`norm_decisions`.
@@ -101,21 +133,18 @@ def prepare_from_trained(
         ValueError: See :func:`ndpp_dense.calibrate_ndpp`.
     """
     fitted = options if batch_size is None else options.for_batch(batch_size)
-    by_itself = convert(deepcopy(model), fitted.config, fitted.rules)
     report = calibrate_ndpp(model, batches, fitted.config, fitted.rules, len(batches), forward, untrained)
     freeze_where_weights_are(model)
     _note(model, report, fitted)
-    alone = set(by_itself.dropped_norms)
-    decisions = {name: True for name in report.dropped_norms if name not in alone}
-    decisions |= {record.name: False for record in report.records if record.action == "kept" and record.name in alone}
-    note_norm_decisions(model, decisions)
+    norms = [record for record in report.records if record.action in ("dropped", "kept")]
+    note_norm_decisions(model, {record.name: record.action == "dropped" for record in norms})
     return report
 
 
 def norm_decisions(model: nn.Module) -> dict[str, bool] | None:
     """Rules by which conversion alone makes the structure of a calibrated model; None where it is not calibrated.
 
-    They name the norms that calibration keeps and conversion would drop (False), and the reverse (True).
+    They name every norm: True for one that is gone, False for one that stays.
     """
     return getattr(model, "ndpp_norm_decisions", None)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ndpp_dense.backbones.cards import CARDS, BackboneCard
 from ndpp_dense.backbones.registry import create_backbone
 from ndpp_dense.conversion.convert import convert_to_ndpp
+from ndpp_dense.conversion.norm_pairs import linear_kind
 from ndpp_dense.layers.config import WhiteningConfig
 
 __all__ = ["HEADS", "Differences", "build_model", "compare", "find_model", "num_classes", "whitened_layers"]
@@ -138,9 +139,7 @@ def _shapes(model: str, classes: int, whitened: set[str]) -> dict[str, torch.Siz
     with torch.device("meta"):
         network = build_model(model, classes)
         rules: dict[Any, Any] = {
-            name: name in whitened
-            for name, module in network.named_modules()
-            if isinstance(module, nn.Conv2d | nn.Linear)
+            name: name in whitened for name, module in network.named_modules() if linear_kind(module)
         }
         if any(rules.values()):
             convert_to_ndpp(network, WhiteningConfig(), rules)

@@ -51,15 +51,11 @@ def write_sealed(
     """
     final = Path(path)
     _remove_leftovers(final)
-    try:
-        with replacing(final) as made:
-            with made.open("wb") as file:
-                _write(file, write, facts)
-            if keep is not None and final.exists():
-                final.replace(keep)
-    except OSError as error:
-        what = f"{error.strerror or error}: {final.name} was not written, files written before are whole"
-        raise OSError(error.errno, what, str(final)) from error
+    with replacing(final) as made:
+        with made.open("wb") as file:
+            _write(file, write, facts)
+        if keep is not None and final.exists():
+            final.replace(keep)
 
 
 def read_seal(path: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -59,6 +59,7 @@ def test_training_resuming_and_evaluating(words, tmp_path, capsys):
         (["--name", "resnet51"], "Unknown backbone 'resnet51'"),
         (["num_classes=3"], "has 2 classes"),
         (["batch_size=7"], "do not fill batch_size = 7"),
+        (["--output", ""], "--output is given and empty"),
         (["--eval-only"], "nothing to evaluate"),
     ],
 )

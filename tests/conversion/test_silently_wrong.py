@@ -206,7 +206,7 @@ def test_the_norm_of_a_convolution_that_stays_stays(first):
     norm = nn.BatchNorm3d(6) if dims == 3 else nn.BatchNorm1d(6)
     pool = nn.AdaptiveAvgPool3d(1) if dims == 3 else nn.AdaptiveAvgPool1d(1)
     model = nn.Sequential(first(3, 6, 3), norm, nn.ReLU(), pool, nn.Flatten(), nn.Linear(6, 2))
-    report = convert_to_ndpp(model, PLAIN)
+    report = convert_to_ndpp(model, PLAIN, {"0": False})
     assert report.dropped_norms == []
     assert {record.name: record.action for record in report.records}["1"] == "kept"
     assert report.left == ["0"]
@@ -327,6 +327,7 @@ def test_every_module_with_weights_is_in_the_report():
             "conv": nn.Conv2d(3, 4, 3),
             "volume": nn.Conv3d(3, 4, 3),
             "line": nn.Conv1d(3, 4, 3),
+            "bilinear": nn.Bilinear(3, 4, 3),
             "scripted": torch.jit.script(nn.Conv2d(3, 4, 3)),
             "recurrent": nn.LSTM(3, 4),
             "layer norm": nn.LayerNorm(4),
@@ -336,14 +337,14 @@ def test_every_module_with_weights_is_in_the_report():
     )
     report = convert_to_ndpp(model, PLAIN)
     assert {record.name: record.action for record in report.records} == {
-        "conv": "converted",
-        **dict.fromkeys(("volume", "line", "scripted", "recurrent"), "left"),
+        **dict.fromkeys(("conv", "volume", "line"), "converted"),
+        **dict.fromkeys(("bilinear", "scripted", "recurrent"), "left"),
         "layer norm": "kept",
         "embedding": "other",
         "prelu": "other",
     }
     assert all(record.reason for record in report.records)
-    assert "1 layers converted to ND++, 4 left plain; 0 norms dropped, 1 kept" in str(report)
+    assert "3 layers converted to ND++, 3 left plain; 0 norms dropped, 1 kept" in str(report)
 
 
 @pytest.mark.parametrize("fault", ["pruned bias", "complex weight"])

@@ -15,6 +15,7 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from torchvision.ops import boxes as box_ops  # noqa: E402
 
+from ndpp_dense.integrations.detectron2 import calibration  # noqa: E402
 from ndpp_dense.integrations.detectron2 import trainer as training  # noqa: E402
 from ndpp_dense.integrations.detectron2.run_config import build_config  # noqa: E402
 
@@ -37,7 +38,7 @@ WORDS = {
 }
 
 
-def in_double(cfg, build=training.build_model):
+def in_double(cfg, build=calibration.build_model):
     return build(cfg).double()
 
 
@@ -46,7 +47,7 @@ def suppress_in_double(boxes, scores, groups, threshold, suppress=box_ops.batche
     return suppress(boxes.double(), scores.double(), groups, threshold)
 
 
-training.build_model = in_double
+calibration.build_model = in_double
 box_ops.batched_nms = suppress_in_double
 
 

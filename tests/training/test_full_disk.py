@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ndpp_dense.atomic_file import replacing
 from ndpp_dense.reports.drawing import drawing
 from ndpp_dense.reports.results_file import write_results
 from ndpp_dense.robustness.shift.partial import PartialResults
 from ndpp_dense.training.checkpoint_files import save_checkpoint
-from ndpp_dense.training.log_files import forgiving
+from ndpp_dense.training.log_files import forgiving, forgiving_writer
 from ndpp_dense.weights.seal import check_seal
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,6 +111,60 @@ def test_results_logs_and_pictures_on_a_full_disk(disk, caplog, capsys):
     told = capsys.readouterr().err
     assert told.count("log.txt: No space left on device: lines of the log are missing") == 1
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_every_kind_of_fullness_is_named_with_the_file(tmp_path, number):
+    def full(stream):
+        stream.write(b"half")
+        raise OSError(number, os.strerror(number))
+
+    words = f"{os.strerror(number)}: .* was not written, files written before are whole"
+    with pytest.raises(OSError, match=words) as caught:
+        save_checkpoint(tmp_path / "last.pth", full, 3)
+    assert (caught.value.errno, caught.value.filename) == (number, str(tmp_path / "last.pth"))
+    with pytest.raises(OSError, match=words), replacing(tmp_path / "a.csv") as path, path.open("wb") as stream:
+        full(stream)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_records_of_a_training_are_missed_in_one_line(disk, caplog):
+    """Detectron2's metrics.json and TensorBoard's file."""
+    pytest.importorskip("detectron2", reason="Detectron2 is not installed: ndpp install-detectron2")
+    from detectron2.utils.events import EventStorage
+
+    from ndpp_dense.integrations.detectron2.writers import open_writers
+
+    folder, fill = disk
+    writers = open_writers(folder, flush_secs=1, max_queue=1)
+    fill(0)
+    with EventStorage(0) as storage:
+        for _ in range(60):
+            storage.put_scalars(**{f"loss{number}": 1.0 for number in range(90)})
+            for writer in writers:
+                writer.write()
+            storage.step()
+    (folder / "filler").unlink()
+    for writer in writers:
+        writer.close()
+    said = sorted(message for message in caplog.messages if "records are missing" in message)
+    assert said == [f"{folder}{name}: No space left on device: records are missing from here on." for name in NAMES]
+    for path in folder.iterdir():
+        path.unlink()
+
+
+NAMES = (", TensorBoard", "/metrics.json")
+
+
+def test_other_errors_of_writers_are_not_forgiven():
+    class Writer:
+        def write(self):
+            raise FileNotFoundError(errno.ENOENT, "gone")
+
+    writer = Writer()
+    forgiving_writer(writer, ["write"], "a")
+    with pytest.raises(FileNotFoundError):
+        writer.write()
 
 
 LIMITED = """

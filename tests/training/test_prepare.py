@@ -82,22 +82,62 @@ def test_the_steps_and_their_order():
     model, seen = network(), []
     model[0].weight.requires_grad_(False)
 
-    def convert(module, config, rules):
+    def convert(module, config, rules, example):
         seen.append("convert")
-        return convert_to_ndpp(module, config, rules)
+        return convert_to_ndpp(module, config, rules, example)
 
     def start(module):
         seen.append(f"start, frozen {[name for name, layer in nd_layers(module) if layer.whitening.frozen]}")
 
-    def dry_run(report):
-        seen.append("verify")
-        report.verify(model, torch.zeros(1, 3, 4, 4))
+    def example(module):
+        seen.append("run")
+        return module(torch.zeros(1, 3, 4, 4))
 
-    report = prepare(model, read_options({}, "coco"), convert=convert, start_at_zero=start, dry_run=dry_run)
-    assert seen == ["convert", "start, frozen ['0']", "verify"]
+    report = prepare(model, read_options({}, "coco"), convert=convert, start_at_zero=start, example=example)
+    assert seen == ["convert", "run", "start, frozen ['0']", "run"]
     assert model.ndpp_report is report
     assert list(model.state_dict()) == list(convert_state())
-    prepare(network(), read_options({"verify": False}, "coco"), dry_run=lambda report: pytest.fail("was run"))
+    prepare(network(), read_options({"verify": False}, "coco"), example=lambda model: pytest.fail("was run"))
+
+
+class WithHead(nn.Module):
+    """Has a head that runs in training only, and may hold a layer where conversion cannot see it."""
+
+    def __init__(self, hidden=False):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1)
+        stem = self.stem
+        self.run = (lambda x: stem(x)) if hidden else None
+
+    def forward(self, x):
+        x = self.run(x) if self.run else self.stem(x)
+        return (x, self.head(x)) if self.training else x
+
+
+def run_blank(model):
+    return model(torch.zeros(1, 3, 4, 4))
+
+
+def test_a_head_that_runs_in_training_only_is_told_and_not_refused(caplog):
+    report = prepare(WithHead(), read_options({}, "coco"), example=run_blank)
+    assert report.converted == ["stem", "head"]
+    assert "does not reach 1 converted layers, of which nothing is proven: head." in caplog.text
+    assert "`verify: False`" in caplog.text
+
+
+def test_a_plain_layer_that_still_runs_is_refused_with_the_switch():
+    with pytest.raises(RuntimeError, match=r"1 converted layers do not run.*: stem\..*'stem': False.*`verify: False`"):
+        prepare(WithHead(hidden=True), read_options({}, "coco"), example=run_blank)
+
+
+def test_a_model_that_does_not_run_on_a_blank_input_is_converted_all_the_same(caplog):
+    def fail(model):
+        raise AssertionError("proposals are missing")
+
+    report = prepare(network(), read_options({}, "coco"), example=fail)
+    assert report.converted
+    assert "does not run on the example: AssertionError: proposals are missing" in caplog.text
+    assert "`verify: False`" in caplog.text
 
 
 def convert_state():

@@ -6,9 +6,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["CocoSource", "parse_dataset_flag"]
+__all__ = ["CocoSource", "OtherSource", "parse_dataset_flag"]
 
-_FLAG_HELP = "Expected NAME=JSON:IMAGES, e.g. --dataset cells_train=/data/cells/train.json:/data/cells/images"
+_FLAG_HELP = (
+    "Expected NAME=JSON:IMAGES, e.g. --dataset cells_train=/data/cells/train.json:/data/cells/images, "
+    "NAME=DATA.YAML of YOLO, or NAME=FOLDER of Pascal VOC"
+)
 _DRIVE = re.compile(r"(?:^|:)[A-Za-z](:)[\\/]")
 
 
@@ -27,8 +30,23 @@ class CocoSource:
     images: Path
 
 
-def parse_dataset_flag(flag: str) -> CocoSource:
-    """Reads a `NAME=JSON:IMAGES` command-line value; the paths need not exist yet.
+@dataclass(frozen=True)
+class OtherSource:
+    """One split in the layout of YOLO or of Pascal VOC.
+
+    Attributes:
+        name: name to register it under; ends in `_train` or `_val`, which says which split of the set it is.
+        path: YOLO's `data.yaml`, or VOC's folder.
+    """
+
+    name: str
+    path: Path
+
+
+def parse_dataset_flag(flag: str) -> CocoSource | OtherSource:
+    """Reads a `NAME=JSON:IMAGES`, `NAME=DATA.YAML` or `NAME=FOLDER` command-line value.
+
+    The paths of COCO's form need not exist yet.
 
     A path may hold colons (a drive letter, a time stamp) as long as one colon alone can separate the two: the one
     after `.json`, or the one that leaves an existing file on its left.
@@ -51,6 +69,9 @@ def parse_dataset_flag(flag: str) -> CocoSource:
             f"--dataset {flag!r}: the name {name!r} must end in '_train' or '_val', which says what the set is for. "
             f"Rename it to {name + '_train'!r} or {name + '_val'!r}."
         )
+    whole = Path(paths.strip()).expanduser()
+    if paths.strip() and (whole.is_dir() or (whole.suffix.lower() in (".yaml", ".yml") and whole.is_file())):
+        return OtherSource(name, whole)
     json_path, images = _split_paths(flag, paths)
     return CocoSource(name, Path(json_path).expanduser(), Path(images).expanduser())
 

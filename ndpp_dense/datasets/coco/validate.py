@@ -15,6 +15,7 @@ from ndpp_dense.datasets.coco.document import check_document, read_document
 from ndpp_dense.datasets.coco.keypoints import check_keypoints, keypoint_names
 from ndpp_dense.datasets.coco.masks import check_masks, mask_format
 from ndpp_dense.datasets.coco.report import Report, first
+from ndpp_dense.datasets.coco.sizes import Sizes, measure_sizes
 
 __all__ = ["CocoSummary", "validate_coco"]
 
@@ -32,6 +33,7 @@ class CocoSummary:
         warnings: one line for each thing that is unusual and not wrong; to be shown.
         thinnest: file name, height and width of the image with the most unequal sides.
         keypoints: names of keypoints, empty where the categories name none.
+        sizes: of images and objects.
     """
 
     num_images: int
@@ -41,6 +43,7 @@ class CocoSummary:
     warnings: tuple[str, ...] = ()
     thinnest: tuple[str, int, int] = ("", 1, 1)
     keypoints: tuple[str, ...] = ()
+    sizes: Sizes = Sizes(0, 1.0, 1.0, (1.0, 1.0, 1.0), 0)
 
 
 def validate_coco(
@@ -92,6 +95,7 @@ def validate_coco(
         warnings=tuple(report.warnings),
         thinnest=_thinnest(document["images"]),
         keypoints=keypoint_names(document["categories"]),
+        sizes=measure_sizes(document),
     )
 
 

@@ -15,7 +15,7 @@ _THINGS = {
     "PanopticFPN": "MODEL.ROI_HEADS.NUM_CLASSES",
     "RetinaNet": "MODEL.RETINANET.NUM_CLASSES",
 }
-_STUFF = dict.fromkeys(("PanopticFPN", "SemanticSegmentor"), "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
+_STUFF: dict[str, str] = dict.fromkeys(("PanopticFPN", "SemanticSegmentor"), "MODEL.SEM_SEG_HEAD.NUM_CLASSES")
 _KEYPOINTS = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
 
 

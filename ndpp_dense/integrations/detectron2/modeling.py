@@ -19,7 +19,6 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock, Def
 from torch import nn
 
 from ndpp_dense.conversion.options import NDPPOptions
-from ndpp_dense.conversion.report import ConversionReport
 from ndpp_dense.integrations.detectron2.config import read_options
 from ndpp_dense.layers import NDLayer, WhiteningConfig
 from ndpp_dense.training.prepare import prepare
@@ -76,28 +75,29 @@ def to_ndpp(
         model: A detector, newly built.
         config: How to whiten; ``WhiteningConfig.fast("coco")`` if None.
         rules: Exceptions, as :func:`ndpp_dense.convert_to_ndpp` takes them.
-        verify: Whether to prove on a blank image that every converted layer runs.
+        verify: Whether to prove on a blank image that converted layers run.
         zero_init_residual: Whether the last convolution of every residual branch starts at zero.
 
     Returns:
         The same model, with the report as ``model.ndpp_report``.
 
     Raises:
-        RuntimeError: A converted layer does not run.
+        RuntimeError: A converted layer does not run, and the plain one did.
     """
     options = NDPPOptions(config or WhiteningConfig.fast("coco"), dict(rules or {}), verify)
     return _prepared(model, options, zero_init_residual)
 
 
 def _prepared(model: Model, options: NDPPOptions, zero_init_residual: bool) -> Model:
-    def dry_run(report: ConversionReport) -> None:
-        blank = torch.zeros(3, BLANK_SIZE, BLANK_SIZE, device=next(model.parameters()).device)
-        report.verify(model, [{"image": blank, "height": BLANK_SIZE, "width": BLANK_SIZE}])
-
     start = start_residual_branches_at_zero if zero_init_residual else None
-    report = prepare(model, options, start_at_zero=start, dry_run=dry_run)
+    report = prepare(model, options, start_at_zero=start, example=_run_blank)
     logger.info("ND++ conversion:\n%s", report)
     return model
+
+
+def _run_blank(model: nn.Module) -> Any:
+    blank = torch.zeros(3, BLANK_SIZE, BLANK_SIZE, device=next(model.parameters()).device)
+    return model([{"image": blank, "height": BLANK_SIZE, "width": BLANK_SIZE}])
 
 
 @torch.no_grad()

@@ -19,8 +19,9 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 from ndpp_dense.atomic_file import replacing
-from ndpp_dense.config_files import find_config, yaml_fault
-from ndpp_dense.datasets.coco import CocoSummary, parse_dataset_flag
+from ndpp_dense.config_files import UniqueKeys, find_config, yaml_fault
+from ndpp_dense.datasets.coco import CocoSummary, as_coco, parse_dataset_flag
+from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
 from ndpp_dense.integrations.detectron2.class_checks import class_key
@@ -30,6 +31,7 @@ from ndpp_dense.integrations.detectron2.datasets import (
     register_demo,
     validate_registered,
 )
+from ndpp_dense.integrations.detectron2.fitting import fit_remarks
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
 from ndpp_dense.integrations.detectron2.reading import check_proposals
 from ndpp_dense.integrations.detectron2.setting_checks import check_settings
@@ -43,6 +45,10 @@ _MAPPING_HINT = """Write it as in a config file: '{"*.fpn_*": {EPS: 0.05}, "*.st
 _LOGGERS = {"ndpp_dense": "ndpp", "detectron2": "d2", "fvcore": "fvcore"}
 
 
+class _TextLoader(UniqueKeys, yaml.BaseLoader):
+    """Reads text alone: tags mean nothing."""
+
+
 def build_config(
     name: str,
     *,
@@ -51,6 +57,7 @@ def build_config(
     output: str | None = None,
     overrides: Sequence[str] = (),
     auto_scale: int | None = None,
+    fit: bool = False,
 ) -> tuple[CfgNode, list[str]]:
     """Build the configuration of a run and register the data sets it needs.
 
@@ -60,6 +67,7 @@ def build_config(
         device: ``cuda`` or ``cpu``; None keeps the config's.
         output: folder of the run; None takes the config's, or ``output/<config name>`` where it sets none.
         overrides: keys and values in turn, applied last.
+        fit: let the training set that a flag names decide on anchors, detections and the length of the run.
         auto_scale: processes that the config is written for; batch, learning rate, schedule and loader processes are
             scaled to those that there are. None leaves them.
 
@@ -80,7 +88,7 @@ def build_config(
     chosen = cfg.clone()  # the overrides decide what the data need, and come after what the data decide
     _merge_overrides(chosen, overrides)
     check_settings(chosen)
-    remarks = register_datasets(cfg, datasets, chosen)
+    remarks = register_datasets(cfg, datasets, chosen, fit)
     if device is not None:
         cfg.MODEL.DEVICE = device
     if output is not None:
@@ -141,7 +149,9 @@ def prepare_run(cfg: CfgNode) -> None:
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
-def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None = None) -> list[str]:
+def register_datasets(
+    cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None = None, fit: bool = False
+) -> list[str]:
     """Register COCO-format sets and let them take the place of the config's sets, of both.
 
     Besides the names in ``DATASETS``, this sets the number of classes, and the mask format where masks are RLE. Where
@@ -149,9 +159,11 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None
 
     Args:
         cfg: changed in place.
-        flags: ``NAME=JSON:IMAGES`` values; a name that ends in ``_train`` is for training, in ``_val`` for evaluation.
+        flags: ``NAME=JSON:IMAGES``, ``NAME=DATA.YAML`` (YOLO) or ``NAME=FOLDER`` (Pascal VOC) values; a name that ends
+            in ``_train`` is for training, in ``_val`` for evaluation.
         chosen: the configuration as it will be, overrides included: whether objects need masks, and sizes of images.
             None takes ``cfg``.
+        fit: set anchors, detections and the length of the run to what the training set asks for; else that is said.
 
     Returns:
         A line for each key that the annotations decided, and for what is unusual in them.
@@ -160,9 +172,10 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None
         FileNotFoundError: if files are missing.
         ValueError: if a flag or an annotation file is faulty, or the sets have different categories.
     """
-    sources = [parse_dataset_flag(flag) for flag in flags]
-    if not sources:
+    given = [parse_dataset_flag(flag) for flag in flags]
+    if not given:
         return []
+    sources = decided_by_main(lambda: as_coco(given))
     names = [source.name for source in sources]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -184,6 +197,8 @@ def register_datasets(cfg: CfgNode, flags: Sequence[str], chosen: CfgNode | None
         remarks.append("masks are RLE: INPUT.MASK_FORMAT is bitmask")
     if not cfg.DATASETS.TEST:
         remarks.append("no --dataset NAME_val=...: nothing is evaluated (DATASETS.TEST is empty)")
+    trained = [summary.sizes for name, summary in summaries.items() if name.endswith("_train")]
+    remarks += fit_remarks(cfg, chosen, trained[0], fit) if trained else []
     return [*remarks, *(f"warning: {line}" for summary in summaries.values() for line in summary.warnings)]
 
 
@@ -278,7 +293,9 @@ def _check_files(path: Path, users: tuple[Path, ...]) -> None:
         user = f"config {users[-1]}: _BASE_ names {path}, " if users else f"config {path}: "
         raise FileNotFoundError(f"{user}and there is no such file. Correct the path; it is relative to the config.")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # text alone: tags mean nothing
+        content = yaml.load(path.read_text(encoding="utf-8"), _TextLoader)
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(f"config {yaml_fault(error, path)}") from error
     except yaml.YAMLError:
         return  # which reading it will say, with the line
     except UnicodeDecodeError as error:

@@ -18,7 +18,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.solver import build_lr_scheduler, build_optimizer
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, JSONWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,6 +34,7 @@ from ndpp_dense.integrations.detectron2.hooks import BestHook, FinishedEvalHook,
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.region_mean import RegionMean
+from ndpp_dense.integrations.detectron2.writers import open_writers
 from ndpp_dense.training.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
@@ -254,7 +255,7 @@ class NDTrainer(TrainerBase):
         """Make the hooks that open files and draw on the terminal, of the main rank."""
         folder = Path(self.cfg.OUTPUT_DIR)
         folder.mkdir(parents=True, exist_ok=True)
-        writers: list[EventWriter] = [JSONWriter(str(folder / "metrics.json")), TensorboardXWriter(str(folder))]
+        writers = open_writers(folder)
         if sys.stderr.isatty():
             return [hooks.PeriodicWriter(writers, self.cfg.SOLVER.LOG_PERIOD), ProgressBar(main_metric(self.cfg))]
         return [hooks.PeriodicWriter([CommonMetricPrinter(self.max_iter), *writers], self.cfg.SOLVER.LOG_PERIOD)]

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from ndpp_dense.conversion.convert import convert_to_ndpp
+from ndpp_dense.conversion.examples import Example
 from ndpp_dense.conversion.report import ConversionReport
 from ndpp_dense.layers import WhiteningConfig
 
@@ -15,7 +16,10 @@ __all__ = ["convert_with_initialization"]
 
 
 def convert_with_initialization(
-    model: nn.Module, config: WhiteningConfig | None, rules: Mapping[Any, Any] | None
+    model: nn.Module,
+    config: WhiteningConfig | None,
+    rules: Mapping[Any, Any] | None,
+    example: Example | None = None,
 ) -> ConversionReport:
     """Converts a model whose ``init_weights()`` has yet to run.
 
@@ -26,6 +30,7 @@ def convert_with_initialization(
         model: As MMSegmentation builds it.
         config: See :func:`ndpp_dense.convert_to_ndpp`.
         rules: Likewise.
+        example: Likewise.
     """
     names = {module: name for name, module in model.named_modules()}
     found = [
@@ -34,7 +39,7 @@ def convert_with_initialization(
         for override in _overrides(getattr(owner, "init_cfg", None))
         if (norm := getattr(owner, override.get("name", ""), None)) in names
     ]
-    report = convert_to_ndpp(model, config, rules)
+    report = convert_to_ndpp(model, config, rules, example)
     stands_in = {record.name: record.stands_in for record in report.records if record.stands_in}
     for override, owner, norm in found:
         if norm in stands_in:

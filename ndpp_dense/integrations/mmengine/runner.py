@@ -17,7 +17,6 @@ from torch import nn
 from tqdm import tqdm
 
 from ndpp_dense.integrations.mmengine.config import read_options
-from ndpp_dense.integrations.mmengine.initialization import convert_with_initialization
 from ndpp_dense.integrations.mmengine.pretrained import entries_below
 from ndpp_dense.redaction import redacted
 from ndpp_dense.training.prepare import NORM_RULES, note_norm_decisions, prepare_from_trained, told
@@ -120,7 +119,8 @@ class NDPPRunner(Runner):
         return given
 
     def _calibrate(self, model: Any, options: Any, untrained: set[str]) -> None:
-        loader, start = deepcopy(self._train_dataloader), time.perf_counter()
+        start = time.perf_counter()
+        loader: Any = deepcopy(self._train_dataloader)
         loader.update(num_workers=0, persistent_workers=False, prefetch_factor=None)
         with isolated_rng(_SEED):
             batches = list(islice(self.build_dataloader(loader, seed=_SEED), options.calibrate_batches))
@@ -133,9 +133,7 @@ class NDPPRunner(Runner):
                 bar.update()
                 return outputs
 
-            report = prepare_from_trained(
-                model, options, batches, forward=forward, untrained=untrained, convert=convert_with_initialization
-            )
+            report = prepare_from_trained(model, options, batches, forward=forward, untrained=untrained)
         model.train()
         self._calibrated = self._has_loaded = True
         print_log(f"ND++ conversion:\n{report}", "current")

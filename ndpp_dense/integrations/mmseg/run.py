@@ -25,7 +25,7 @@ from ndpp_dense.integrations.mmseg.run_config import (
     choose_resumed,
     evaluated_checkpoint,
 )
-from ndpp_dense.training.log_files import forgiving
+from ndpp_dense.training.log_files import forgiving, forgiving_writer
 from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
 
@@ -99,6 +99,8 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
         runner = _built(config, eval_only)
     for handler in runner.logger.handlers:
         forgiving(handler)
+    for backend in runner.visualizer._vis_backends.values():
+        forgiving_writer(backend, ("add_scalar", "add_scalars"), f"{config.work_dir}, losses and results")
     if eval_only:
         runner.test()
     else:

@@ -3,11 +3,13 @@ from __future__ import annotations
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ndpp_dense.datasets.coco import CocoSummary, validate_coco
+from ndpp_dense.datasets.coco.sizes import Sizes
 
 POLYGON = [[1.0, 1.0, 5.0, 1.0, 5.0, 5.0]]
 RLE = {"size": [10, 10], "counts": "0T3"}
@@ -32,7 +34,10 @@ def _image(**changes):
 
 def test_summary(tmp_path, document, write):
     summary = validate_coco(*write(tmp_path, document))
-    assert summary == CocoSummary(2, 2, ("debris", "cell"), "polygon", (), ("1.png", 10, 10))
+    assert summary.sizes == Sizes(2, 10.0, 10.0, (0.4, 0.4, 0.4), 1)
+    assert replace(summary, sizes=CocoSummary.sizes) == CocoSummary(
+        2, 2, ("debris", "cell"), "polygon", (), ("1.png", 10, 10)
+    )
 
 
 @pytest.mark.parametrize(

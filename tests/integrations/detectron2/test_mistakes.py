@@ -163,6 +163,14 @@ CONFIGS = {
     "scalar.yaml": ("MODEL: 3\n", "scalar.yaml"),
     "nothing.yaml": ("SOLVER:\n", "SOLVER must be a section of keys, not nothing"),
     "type.yaml": ("SOLVER: {MAX_ITER: many}\n", "SOLVER.MAX_ITER must be a whole number, not a text"),
+    "twice.yaml": (
+        "SOLVER: {BASE_LR: 0.1}\nSOLVER: {MAX_ITER: 3}\n",
+        "twice.yaml, line 2: it is not YAML: the key 'SOLVER'",
+    ),
+    "deep.yaml": (
+        "SOLVER:\n  BASE_LR: 0.1\n  BASE_LR: 0.5\n",
+        "line 3: it is not YAML: the key 'BASE_LR' stands twice",
+    ),
     "key.yaml": ("SOLVER: {MAX_ITERS: 3}\n", "no configuration key 'SOLVER.MAX_ITERS'. The nearest: SOLVER.MAX_ITER"),
 }
 

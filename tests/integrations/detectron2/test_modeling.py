@@ -134,3 +134,21 @@ def test_a_layer_that_never_runs_is_found():
     model.backbone.output_convs = [torch.nn.Conv2d(256, 256, 3, padding=1) for _ in kept]
     with pytest.raises(RuntimeError, match=r"4 of 68.*fpn_output"):
         report.verify(model, [{"image": torch.zeros(3, 64, 64)}])
+
+
+ZOO = {  # and the layers that must stay
+    "COCO-Detection/fast_rcnn_R_50_FPN_1x.yaml": ("cls_score", "bbox_pred"),  # wants proposals
+    "COCO-Detection/retinanet_R_50_FPN_1x.yaml": ("cls_subnet.0", "bbox_subnet.6", "cls_score"),
+    "COCO-Keypoints/keypoint_rcnn_R_50_FPN_1x.yaml": ("score_lowres", "cls_score"),
+}
+
+
+@pytest.mark.parametrize("config", ZOO, ids=lambda name: name.split("/")[1].partition("_R_")[0])
+def test_prediction_layers_and_shared_towers_of_the_zoo_are_left(config, caplog):
+    cfg = model_zoo.get_config(config)
+    cfg.merge_from_list(["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    report = to_ndpp(build_model(cfg)).ndpp_report
+    for ending in ZOO[config]:
+        assert any(name.endswith(f".{ending}") for name in report.left)
+        assert not any(name.endswith(f".{ending}") for name in report.converted)
+    assert ("does not run on the example" in caplog.text) == ("fast_rcnn" in config)

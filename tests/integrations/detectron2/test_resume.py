@@ -101,7 +101,7 @@ def test_a_longer_run_continues_the_finished_one_and_says_what_changed(run_tiny,
         ("SOLVER.MAX_ITER", "3", "2", "3"),
         ("SOLVER.MOMENTUM", "0.5", "0.9", "the checkpoint's 0.9"),
     ]:
-        message = f"{name} is {here} here and was {there} in the run that is resumed: {counts} counts."
+        message = f"{name} is {here} here and was {there} in the run that is resumed: {counts} counts"
         assert any(message in line for line in said), said
     assert longer.scheduler.base_lrs[0] == 0.01
     assert longer.optimizer.param_groups[0]["momentum"] == 0.9
