@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,7 @@ def open_hub(name: str, splits: Mapping[str, Sequence[str]]) -> list[HubImages]:
         FileNotFoundError: There is no such data set, or it has no such split.
         ValueError: It has not one column of images and one of class labels, or an image has no class.
     """
-    try:
-        import datasets
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(_INSTALL, name="datasets") from error
+    datasets = _library()
     try:
         there = datasets.get_dataset_split_names(name)
         features = datasets.load_dataset_builder(name).info.features
@@ -88,6 +86,13 @@ def open_hub(name: str, splits: Mapping[str, Sequence[str]]) -> list[HubImages]:
         reason = " ".join(str(error).split())[:300]
         raise FileNotFoundError(f"hfds/{name}: datasets cannot load it: {type(error).__name__}: {reason}.") from error
     return [_opened(name, _chosen(name, split, words, there), features) for split, words in splits.items()]
+
+
+def _library() -> Any:
+    try:
+        return import_module("datasets")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(_INSTALL, name="datasets") from error
 
 
 def _chosen(name: str, split: str, words: Sequence[str], there: Sequence[str]) -> str:
@@ -103,9 +108,7 @@ def _opened(name: str, split: str, features: Any) -> HubImages:
     from timm.data.readers.reader_hfds import ReaderHfds
 
     if features is None:  # some say what they hold once they are loaded
-        import datasets
-
-        features = datasets.load_dataset(name, split=split).features  # pyright: ignore[reportAttributeAccessIssue]
+        features = _library().load_dataset(name, split=split).features
     image, label = _column(name, features, "Image", "images"), _column(name, features, "ClassLabel", "class labels")
     reader = ReaderHfds(name, split=split, input_key=image, target_key=label)
     classes = tuple(features[label].names)

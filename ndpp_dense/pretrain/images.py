@@ -30,15 +30,17 @@ _log = logging.getLogger(__name__)
 
 
 class Images(Protocol):
-    """Labelled images of one split, by index: what a training that resumes exactly needs of them.
+    """Labelled images of one split, by index: what a training that resumes exactly needs of them."""
 
-    Attributes:
-        root: Where they are.
-        classes: Names of the classes by number.
-    """
+    @property
+    def root(self) -> Path:
+        """Where they are."""
+        ...
 
-    root: Path
-    classes: tuple[str, ...]
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes by number."""
+        ...
 
     def __len__(self) -> int:
         """Number of images."""

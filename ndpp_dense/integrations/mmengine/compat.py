@@ -56,8 +56,8 @@ def installed(distributions: Iterable[str]) -> list[str]:
 def mend_package_search() -> None:
     """Lets ``mmseg::`` in configs find the package, where MMEngine's own search does not.
 
-    That of 0.10.7 asks ``pkg_resources``, which setuptools lost in its release 82; that of the maintained fork looks
-    for upstream's distributions only.
+    That of 0.10.7 asks ``pkg_resources``, which setuptools has lost in its release 82; that of the maintained fork
+    looks for upstream's distributions only.
     """
     from mmengine import hub, utils
     from mmengine.config import config
