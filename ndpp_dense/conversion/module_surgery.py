@@ -38,16 +38,19 @@ def replace_modules(model: nn.Module, replacements: Mapping[nn.Module, nn.Module
                 vars(parent)[name] = _replaced(value, replacements)
 
 
-def _replaced(value: Any, replacements: Mapping[nn.Module, nn.Module]) -> Any:
-    """The value with modules replaced; lists and dictionaries keep their identity."""
+def _replaced(value: Any, replacements: Mapping[nn.Module, nn.Module], around: tuple[int, ...] = ()) -> Any:
+    """The value with modules replaced; lists and dictionaries keep their identity, and may contain themselves."""
     if isinstance(value, nn.Module):
         return replacements.get(value, value)
+    if id(value) in around or type(value) not in (list, dict, tuple):
+        return value
+    around = (*around, id(value))
     if type(value) is list:
-        value[:] = [_replaced(item, replacements) for item in value]
+        value[:] = [_replaced(item, replacements, around) for item in value]
     elif type(value) is dict:
-        value.update({key: _replaced(item, replacements) for key, item in value.items()})
+        value.update({key: _replaced(item, replacements, around) for key, item in value.items()})
     elif type(value) is tuple:
-        items = tuple(_replaced(item, replacements) for item in value)
+        items = tuple(_replaced(item, replacements, around) for item in value)
         return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
     return value
 

@@ -20,6 +20,7 @@ from ndpp_dense.layers.functional import (
     scaled_conv,
     self_scaled_conv2d,
 )
+from ndpp_dense.layers.symbolic import as_one_step
 from ndpp_dense.ops.patches import Window, patch_matrix
 
 __all__ = ["NDConv", "NDConv1d", "NDConv2d", "NDConv3d"]
@@ -46,6 +47,9 @@ class NDConv(NDLayer, _ConvNd):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as PyTorch's convolutions have it)
         """Maps ``(N, in_channels, *positions)`` to ``(N, out_channels, *positions)``; N may be 0, or left out."""
+        step = as_one_step(self, input)
+        if step is not None:
+            return step
         if is_unbatched(self, input):
             return self._map(input.unsqueeze(0)).squeeze(0)
         return self._map(input)

@@ -17,6 +17,7 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from ndpp_dense.layers.base import NDLayer
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.functional import geometry, is_unbatched, sample_dims, scaled_conv_transpose
+from ndpp_dense.layers.symbolic import as_one_step
 from ndpp_dense.ops.patches import Window, patch_matrix
 
 __all__ = ["NDConvTranspose", "NDConvTranspose1d", "NDConvTranspose2d", "NDConvTranspose3d", "unsupported_geometry"]
@@ -48,6 +49,9 @@ class NDConvTranspose(NDLayer, _ConvTransposeNd):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as PyTorch's convolutions have it)
         """Maps ``(N, in_channels, *positions)`` to ``(N, out_channels, *positions)``; N may be 0, or left out."""
+        step = as_one_step(self, input)
+        if step is not None:
+            return step
         if is_unbatched(self, input):
             return self._map(input.unsqueeze(0)).squeeze(0)
         return self._map(input)

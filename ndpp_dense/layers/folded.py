@@ -26,6 +26,8 @@ from ndpp_dense.layers.linear import NDLinear
 from ndpp_dense.layers.local_scale import local_scale
 from ndpp_dense.layers.pass_through import LAST_OUTPUT, remember_output
 from ndpp_dense.layers.scale_ramp import ScaleRamp
+from ndpp_dense.layers.scriptable import scriptable
+from ndpp_dense.layers.symbolic import as_one_step
 
 __all__ = ["FoldedConv", "FoldedConvTranspose", "FoldedLinear", "fold_layer"]
 
@@ -56,6 +58,13 @@ class _Folded(nn.Module):
     def _activate(self, y: Tensor) -> Tensor:
         return remember_output(self, y if self.activation is None else self.activation(y))
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles in this layer's place.
+
+        PyTorch puts it into the model that is scripted, too.
+        """
+        return scriptable(self, self.local_scale, self.scale_ramp, self.activation)
+
     def __getstate__(self) -> dict[str, Any]:
         """Leaves out of pickles and copies what belongs to the last forward pass."""
         return {name: value for name, value in self.__dict__.items() if name != LAST_OUTPUT}
@@ -74,6 +83,9 @@ class FoldedConv(_Folded, _ConvNd):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as PyTorch's convolutions have it)
         """Maps ``(N, in_channels, *positions)`` to ``(N, out_channels, *positions)``; N may be left out."""
+        step = as_one_step(self, input)
+        if step is not None:
+            return step
         if is_unbatched(self, input):
             return self._map(input.unsqueeze(0)).squeeze(0)
         return self._map(input)
@@ -105,6 +117,9 @@ class FoldedConvTranspose(_Folded, _ConvTransposeNd):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Maps ``(N, in_channels, *positions)`` to ``(N, out_channels, *positions)``; N may be left out."""
+        step = as_one_step(self, input)
+        if step is not None:
+            return step
         if is_unbatched(self, input):
             return self._map(input.unsqueeze(0)).squeeze(0)
         return self._map(input)
@@ -135,6 +150,9 @@ class FoldedLinear(_Folded, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """Maps ``(..., in_features)`` to ``(..., out_features)``."""
+        step = as_one_step(self, input)
+        if step is not None:
+            return step
         x, scale = self._scaled(input, FEATURE_DIMS)
         y = scaled_linear(x, scale, self.weight, self.bias, self.weight.dtype)
         return self._activate(y)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ndpp_dense.layers.base import NDLayer
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.functional import FEATURE_DIMS, scaled_linear
+from ndpp_dense.layers.symbolic import as_one_step
 
 __all__ = ["NDLinear"]
 
@@ -36,6 +37,9 @@ class NDLinear(NDLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as nn.Linear has it)
         """Maps ``(..., in_features)`` to ``(..., out_features)``; there may be no rows."""
+        step = as_one_step(self, input)
+        if step is not None:
+            return step
         x, scale = self._scaled(input, FEATURE_DIMS)
         mean, whitening = self.whitening(lambda _: self._data_matrix(x, scale))
         weight, bias = self.effective_parameters(mean, whitening)

@@ -7,13 +7,22 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ndpp_dense.ops.absolute_sum import absolute_sum
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
 from ndpp_dense.ops.precision import statistics_dtype
 
-__all__ = ["FLOOR", "LOCAL_SCALES", "STD_EPS", "LocalScale", "inverse_magnitude", "local_scale", "times_scale"]
+__all__ = [
+    "FLOOR",
+    "LOCAL_SCALES",
+    "STD_EPS",
+    "LocalScale",
+    "ScriptableScale",
+    "inverse_magnitude",
+    "local_scale",
+    "times_scale",
+]
 
 FLOOR = 1e-6  # a sample with less than this mean absolute value is taken as empty and left unscaled
 STD_EPS = 1e-5  # as in layer normalisation
@@ -121,3 +130,33 @@ def _inverse_mean(total: Tensor, count: int) -> Tensor:
         return count / total  # one small operation for three; NaN is no less than anything
     magnitude = total / count
     return magnitude.masked_fill(magnitude < FLOOR, 1.0).reciprocal()
+
+
+class ScriptableScale(nn.Module):
+    """A local scale in the part of Python that TorchScript compiles: the same to rounding.
+
+    Args:
+        name: One of ``LOCAL_SCALES``.
+        first: Of the dimensions that a sample spans; -1 for the rows of a linear layer's input.
+        share: Of a scale that comes in by steps, see :class:`ndpp_dense.layers.scale_ramp.ScaleRamp`.
+        reference: Likewise.
+    """
+
+    def __init__(self, name: str, first: int, share: float = 1.0, reference: float = 1.0) -> None:
+        super().__init__()
+        self.name, self.first = name, first
+        self.share, self.constant = share, reference ** (share - 1)
+        self.floor, self.eps = FLOOR, STD_EPS
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps the input to that of the linear map."""
+        dims = [-1] if self.first < 0 else list(range(self.first, x.dim()))
+        values = x if x.dtype == torch.float64 else x.float()
+        if self.name == "l1":
+            size = values.abs().mean(dims, keepdim=True)
+            size = torch.where(size < self.floor, torch.ones_like(size), size)
+            values = values / size.pow(self.share) * self.constant
+        elif self.name == "std":
+            values = values - values.mean(dims, keepdim=True)
+            values = values * torch.rsqrt((values * values).mean(dims, keepdim=True) + self.eps)
+        return values.to(x.dtype)

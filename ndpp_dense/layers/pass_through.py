@@ -11,6 +11,8 @@ import weakref
 import torch
 from torch import Tensor, nn
 
+from ndpp_dense.layers.symbolic import as_one_step
+
 __all__ = ["LAST_OUTPUT", "PassThrough", "remember_output"]
 
 LAST_OUTPUT = "_last_output"  # attribute of a layer; a weak reference, which neither keeps memory nor can be pickled
@@ -21,6 +23,23 @@ def remember_output(layer: nn.Module, y: Tensor) -> Tensor:
     if not torch.compiler.is_compiling():
         layer.__dict__[LAST_OUTPUT] = weakref.ref(y)
     return y
+
+
+class _Copied(nn.Module):
+    """Its input, always as a copy.
+
+    Args:
+        origin: What it stands in for, which is kept: PyTorch tells modules that it has seen by their addresses, which
+            must not be used again meanwhile.
+    """
+
+    def __init__(self, origin: nn.Module) -> None:
+        super().__init__()
+        self.origin = (origin,)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as nn.Identity has it)
+        """Returns a tensor of the input's shape and values."""
+        return input.clone()
 
 
 class PassThrough(nn.Identity):
@@ -50,8 +69,15 @@ class PassThrough(nn.Identity):
         """The layer whose output the norm took."""
         return self._source[0] if self._source else None
 
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles in its place."""
+        return _Copied(self)
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (as nn.Identity has it)
         """Returns a tensor of the input's shape and values."""
+        step = as_one_step(self, input)
+        if step is not None:
+            return step
         if self._source and not torch.compiler.is_compiling():
             made = self._source[0].__dict__.get(LAST_OUTPUT)
             if made is not None and made() is input:

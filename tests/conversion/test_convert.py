@@ -252,3 +252,12 @@ def test_mask_rcnn():
         report.converted
     )
     assert not any(type(m).__name__ == "FrozenBatchNorm2d" for m in model.modules())
+
+
+@pytest.mark.parametrize("lazy", [nn.LazyConv1d(4, 1), nn.LazyConv2d(4, 1), nn.LazyConv3d(4, 1), nn.LazyLinear(4)])
+def test_layers_whose_shape_is_not_known_yet_are_left_with_the_way_out(lazy):
+    model = nn.Sequential(lazy, nn.Linear(4, 4), nn.LazyBatchNorm1d())
+    reasons = {record.name: record.reason for record in convert_to_ndpp(model).records}
+    assert reasons["0"] == "lazy: run the model once before conversion"
+    with pytest.raises(ValueError, match="Nothing was converted:(.|\n)*run the model once"):
+        convert_to_ndpp(nn.Sequential(lazy))

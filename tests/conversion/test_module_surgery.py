@@ -61,3 +61,16 @@ def test_a_module_replaced_by_a_container_around_it_is_replaced_once():
     replace_modules(model, {conv: wrapper})
     assert model[0] is wrapper
     assert wrapper[0] is conv
+
+
+def test_containers_that_contain_themselves():
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.things, model.more = [model[0]], {}
+    model.things.append(model.things)
+    model.more["all"] = (model.more, model[0])
+    new = nn.Linear(2, 2)
+    replace_modules(model, {model[0]: new})
+    assert model[0] is new
+    assert model.things[0] is new
+    assert model.things[1] is model.things
+    assert model.more["all"][1] is new

@@ -55,7 +55,9 @@ def test_the_factor_is_that_of_the_definition(kind, step):
     magnitude = x.abs().flatten(1).mean(1).view(-1, *[1] * (x.dim() - 1))
     expected = plain(x) * 0.7 ** (share - 1) / magnitude**share
     torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(fold_layer(layer)(x), layer(x), rtol=1e-5, atol=1e-5)
+    folded = fold_layer(layer)
+    torch.testing.assert_close(folded(x), layer(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.jit.script(folded)(x), layer(x), rtol=1e-4, atol=1e-4)
 
 
 def test_at_the_end_it_is_l1_with_its_gradient():

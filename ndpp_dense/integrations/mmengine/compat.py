@@ -20,7 +20,7 @@ def prepare_mmengine() -> None:
         ImportError: Two distributions own the same import name; says how to mend it.
     """
     check_distributions(OWNERS)
-    find_packages_without_setuptools()
+    mend_package_search()
 
 
 def check_distributions(table: Mapping[str, Sequence[str]]) -> None:
@@ -53,17 +53,18 @@ def installed(distributions: Iterable[str]) -> list[str]:
     return found
 
 
-def find_packages_without_setuptools() -> None:
-    """Lets MMEngine 0.10.7 find packages (``mmseg::`` in a config) where setuptools has no ``pkg_resources`` any more.
+def mend_package_search() -> None:
+    """Lets ``mmseg::`` in configs find the package, where MMEngine's own search does not.
 
-    Its maintained fork asks Python itself, and is left as it is.
+    That of 0.10.7 asks ``pkg_resources``, which setuptools has lost in its release 82; that of the maintained fork
+    looks for upstream's distributions only.
     """
     from mmengine import hub, utils
     from mmengine.config import config
     from mmengine.utils import package_utils
 
     asks = "pkg_resources" in package_utils.get_installed_path.__code__.co_names
-    if not asks or importlib.util.find_spec("pkg_resources") is not None:
+    if asks and importlib.util.find_spec("pkg_resources") is not None:
         return
     for module in (package_utils, utils, config, hub.hub):
         for function in (get_installed_path, is_installed):
@@ -72,8 +73,8 @@ def find_packages_without_setuptools() -> None:
 
 
 def is_installed(package: str) -> bool:
-    """Whether a distribution or a module of that name is installed, as MMEngine's function of the same name says."""
-    return bool(installed([package])) or importlib.util.find_spec(package) is not None
+    """Whether there is such a distribution or module, as MMEngine's function of the same name says."""
+    return bool(installed([package])) or _found(package) is not None
 
 
 def get_installed_path(package: str) -> str:
@@ -85,13 +86,20 @@ def get_installed_path(package: str) -> str:
     Raises:
         ModuleNotFoundError: There is none.
     """
+    found = _found(package)
+    if found is None:
+        raise ModuleNotFoundError(f"{package} is not installed: a config or a hub asks for it. pip install {package}")
+    return found
+
+
+def _found(package: str) -> str | None:
+    """The folder of the first module that a name may stand for."""
+    from mmengine.config.utils import MODULE2PACKAGE  # by module the distribution; a fork's has another name
+
     try:
-        found = distribution(package)
-        names = (found.read_text("top_level.txt") or "").split()
+        own = (distribution(package).read_text("top_level.txt") or "").split()
     except PackageNotFoundError:
-        names = []
-    for name in (package, *names):
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            return str(Path(spec.origin).parent)
-    raise ModuleNotFoundError(f"{package} is not installed: a config or a hub asks for it. pip install {package}")
+        own = []
+    modules = [module for module, name in MODULE2PACKAGE.items() if name == package]
+    specs = (importlib.util.find_spec(name) for name in (package, *own, *modules) if name.isidentifier())
+    return next((str(Path(spec.origin).parent) for spec in specs if spec and spec.origin), None)

@@ -223,7 +223,8 @@ class NDPPResumeHook(Hook):
         state, self._resumed = self._resumed[runner.rank], []
         loop = runner.train_loop
         if hasattr(loop, "dataloader_iterator"):  # iteration-based: it skips batches only after this hook
-            loop.dataloader_iterator = _Skipped(loop.dataloader_iterator, runner.iter, state)
+            skipped = 0 if getattr(loop, "fast_forward_on_resume", False) else runner.iter  # the fork can leave it
+            loop.dataloader_iterator = _Skipped(loop.dataloader_iterator, skipped, state)
         else:
             set_rng_state(_on_cpu(state))
 
@@ -244,6 +245,11 @@ class _Skipped:
             set_rng_state(_on_cpu(self._state))
         self._left -= 1
         return next(self._batches)
+
+    def skip_iter(self, count: int) -> None:
+        """As MMEngine's maintained fork asks: by loading, since skipped samples draw random numbers in the loaders."""
+        for _ in range(count):
+            next(self)
 
 
 def _on_cpu(value: Any) -> Any:

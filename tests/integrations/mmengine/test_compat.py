@@ -1,8 +1,10 @@
 """Owners of one name must be told apart, and packages found whatever setuptools has."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
+import pytest_timeout
 
 pytest.importorskip("mmengine", reason="mmengine is not installed")
 
@@ -42,6 +44,7 @@ def without_pkg_resources(monkeypatch):
 
 
 def test_configs_of_an_installed_package_are_found(without_pkg_resources, tmp_path):
+    """Upstream's or its maintained fork's, whose distribution has another name than the one that is looked for."""
     pytest.importorskip("mmseg", reason="mmsegmentation is not installed")
     from mmengine.config import Config
 
@@ -50,20 +53,33 @@ def test_configs_of_an_installed_package_are_found(without_pkg_resources, tmp_pa
     assert Config.fromfile(tmp_path / "a.py").model.type == "EncoderDecoder"
 
 
-def test_paths_of_packages(tmp_path, monkeypatch):
+def test_paths_of_packages(monkeypatch):
     assert compat.get_installed_path("mmengine").endswith("mmengine")
-    assert compat.get_installed_path("pytest-timeout").endswith("site-packages")  # a module beside the others
+    # A module beside the others.
+    assert Path(compat.get_installed_path("pytest-timeout")) == Path(pytest_timeout.__file__).parent
     assert compat.is_installed("mmengine")
     assert not compat.is_installed("no_such_package")
     with pytest.raises(ModuleNotFoundError, match="no_such_package is not installed.*pip install"):
         compat.get_installed_path("no_such_package")
+    monkeypatch.setattr(compat, "distribution", _no_distribution)
+    assert compat.get_installed_path("mmsegmentation").endswith("mmseg")
 
 
-def test_a_fork_that_asks_python_is_left_alone(without_pkg_resources, monkeypatch):
+def _no_distribution(name):
+    raise compat.PackageNotFoundError(name)
+
+
+def test_a_search_that_works_is_left_alone(without_pkg_resources, monkeypatch):
     from mmengine.config import config
     from mmengine.utils import package_utils
 
-    monkeypatch.setattr(package_utils, "get_installed_path", lambda package: package)
+    def asking(package):
+        import pkg_resources
+
+        return pkg_resources
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(package_utils, "get_installed_path", asking)
     before = config.get_installed_path
-    compat.find_packages_without_setuptools()
+    compat.mend_package_search()
     assert config.get_installed_path is before

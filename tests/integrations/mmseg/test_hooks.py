@@ -155,3 +155,19 @@ def test_divergence_names_layer_and_checkpoint(run_config):
         runner.train()
     name = "backbone.stem.0.weight"
     assert plain_model(runner).state_dict()[name].isfinite().all()  # the optimizer did not use it
+
+
+def test_batches_are_skipped_one_by_one_and_as_the_maintained_fork_asks():
+    """Its loop calls ``skip_iter`` where MMEngine's takes batch after batch."""
+    from ndpp_dense.integrations.mmengine.hooks import _Skipped
+    from ndpp_dense.training.rng import get_rng_state
+
+    torch.manual_seed(1)
+    state, expected = get_rng_state(), torch.rand(3)
+    for skip in (lambda batches: [next(batches) for _ in range(2)], lambda batches: batches.skip_iter(2)):
+        batches = _Skipped(iter("abcd"), 2, state)
+        skip(batches)
+        torch.manual_seed(9)
+        assert next(batches) == "c"
+        assert torch.equal(torch.rand(3), expected)
+        assert next(batches) == "d"
