@@ -61,7 +61,7 @@ lint: env  ## ruff check, ruff format --check, codespell, pyright
 	$(BIN)/pyright
 
 $(SPHINX): $(DETECTRON)
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the site is built with Python 3.11 or 3.12: \
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the site is built with Python 3.11 or later: \
 	    make clean docs PYTHON=/path/to/python3.11")'
 	@$(PIP) --editable '.[docs]'
 	@touch $@

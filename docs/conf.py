@@ -47,6 +47,7 @@ html_theme_options = {
     "pygments_light_style": "tango",
 }
 html_sidebars = {"index": []}
+html_context = {"default_mode": "auto"}
 copyright = "the ndpp-dense authors, Apache-2.0"
 
 # Files outside this folder that have a page here. Links name the files, so that they work in a checkout too.
