@@ -91,15 +91,15 @@ def calibrate_ndpp(
     batches = _drawn(data, num_batches)
     run = forward or (lambda model, batch: model(batch))
     with torch.no_grad(), evaluation(model):
-        folds = plan_folds(model, config, rules, lambda: run(model, batches[0]))
+        folds = plan_folds(model, config, rules, lambda module: run(module, batches[0]))
         twin = deepcopy(model)
-        convert_to_ndpp(twin, config, folds.rules)
+        convert_to_ndpp(twin, config, folds.rules, lambda module: run(module, batches[0]))
         twin.eval()
         originals = {n: OriginalLayer(n, model, folds.norm_of.get(n), twin) for n, _ in nd_layers(twin)}
         with _referring(twin):
             _prove(twin, folds, originals, lambda: run(twin, batches[0]))
         _fit_layers(twin, originals, batches, run, untrained)
-    report = folds.explain(convert_to_ndpp(model, config, folds.rules))
+    report = folds.explain(convert_to_ndpp(model, config, folds.rules, lambda module: run(module, batches[0])))
     _take_over(model, twin)
     return report
 

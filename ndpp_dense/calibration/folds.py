@@ -91,7 +91,7 @@ class OriginalLayer:
 
 
 def plan_folds(
-    model: nn.Module, config: WhiteningConfig, rules: Mapping[Any, Rule] | None, run: Callable[[], Any]
+    model: nn.Module, config: WhiteningConfig, rules: Mapping[Any, Rule] | None, run: Callable[[nn.Module], Any]
 ) -> Folds:
     """Watches a forward pass and decides on every norm: into the layer that it follows, or it stays.
 
@@ -99,16 +99,16 @@ def plan_folds(
         model: In evaluation mode; left as it is.
         config: As for ``convert_to_ndpp``.
         rules: Likewise.
-        run: Runs the model on one batch; returns its output.
+        run: Runs a model on one batch; returns its output.
 
     Raises:
         ValueError: A layer to be converted does not run or shares its parameters, or a norm must go and cannot.
     """
-    dry = convert_to_ndpp(deepcopy(model), config, rules)  # conversion may set weights to zero
+    dry = convert_to_ndpp(deepcopy(model), config, rules, run)  # conversion may set weights to zero
     norms = [record.name for record in dry.records if record.action in ("dropped", "kept")]
     _refuse_shared_parameters(model, dry.converted)
     layers = [*dry.converted, *dry.left]
-    before = trace(model, layers, norms, run)
+    before = trace(model, layers, norms, lambda: run(model))
     _refuse_idle(before, dry.converted)
     book = RuleBook(config, rules)
     norm_of: dict[str, str] = {}

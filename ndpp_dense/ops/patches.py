@@ -89,7 +89,7 @@ def _scaled(x: Tensor, scale: Tensor | None) -> Tensor:
     return x.to(statistics_dtype(x)) if scale is None else x * scale
 
 
-def _scaled_and_padded(x_NCHW: Tensor, padding: tuple[int, int], scale: Tensor | None) -> Tensor:
+def _scaled_and_padded(x_NCHW: Tensor, padding: tuple[int, ...], scale: Tensor | None) -> Tensor:
     """One copy for factor, padding and data type, in the layout of the input."""
     n, c, h, w = x_NCHW.shape
     ph, pw = padding
