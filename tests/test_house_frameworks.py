@@ -9,9 +9,14 @@ from ndpp_dense.integrations.registry import FRAMEWORKS
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "ndpp_dense"
-# What a measurement imports and writes the versions of are distributions and modules, of frameworks and of others.
-LISTS_OF_PACKAGES = {ROOT / "tools" / "bench" / "machine.py", ROOT / "tools" / "bench" / "gpu" / "plan.py"}
-FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
+# What a measurement imports, writes the versions of, or takes models from: libraries, frameworks among them.
+TOOLS = ROOT / "tools"
+LISTS_OF_PACKAGES = {
+    TOOLS / "bench" / "machine.py",
+    TOOLS / "bench" / "gpu" / "plan.py",
+    TOOLS / "sweeps" / "suites.py",
+}
+FILES = sorted([*PACKAGE.rglob("*.py"), *TOOLS.rglob("*.py")])
 
 
 def test_the_room_of_mmengine_knows_no_project_on_it():
