@@ -76,5 +76,5 @@ gpu-kit: env  ## collect what tools/gpu_report.py needs on a machine with a GPU 
 	$(BIN)/python tools/gpu_kit.py
 
 clean:  ## remove the environment, caches and outputs
-	rm -rf $(VENV) output build dist docs/_build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) output build dist docs/_build .coverage .coverage.* .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

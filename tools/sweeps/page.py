@@ -22,8 +22,8 @@ gradients of all parameters, and outputs in training mode; and so must the folde
 float32; where they do not, to 1e-6 in float64. A layer that is converted and never runs is named.
 
 - **right**: all of it holds.
-- **idle**: it holds, and converted layers did not run: in the forward pass of an original they do not run either, or
-  something else reads their weights in a way that was not seen. `report.verify` and the integrations' check say so.
+- **idle**: it holds, and some converted layers ran neither in evaluation nor in training on this input, as auxiliary
+  heads that run with the loss alone. `report.verify` and the integrations' check name them.
 - **refused**: conversion ends in a message.
 - **wrong**: something differs, without a word.
 - **absent**: the original does not build or run here: it needs what is not installed, other inputs, or a compiled
