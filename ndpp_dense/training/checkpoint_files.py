@@ -96,7 +96,8 @@ def choose_newest(
     if isinstance(run.get("step"), int):
         raise ValueError(
             f"{folder} has lost its checkpoints: {RUN_FILE} says that the run was saved at step {run['step']}, and no "
-            f"checkpoint is there. Copy one back, or start again in another folder, or after deleting {RUN_FILE}."
+            "checkpoint is there. Copy one back, or start again without --resume: in another folder, or after deleting "
+            f"{RUN_FILE}."
         )
     return Choice()
 

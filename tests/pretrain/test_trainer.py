@@ -259,6 +259,7 @@ def test_a_run_that_lost_its_checkpoints_does_not_begin_anew(trainer, tmp_path):
     for name in ("last.pth", "best.pth"):
         (tmp_path / name).unlink()
     with pytest.raises(
-        CheckpointReadError, match=r"has lost its checkpoints: run.json says .* at step 3.*another folder"
+        CheckpointReadError,
+        match=r"has lost its checkpoints: run.json says .* at step 3.*without --resume: in another folder",
     ):
         trainer(tmp_path, epochs=1).resume()

@@ -82,7 +82,8 @@ class Runner:
         self.folder = folder
         self.log = log
         self.states = {part.name: State() for part in parts}
-        self._environment = dict(os.environ if environment is None else environment)
+        given = os.environ if environment is None else environment
+        self._environment = {**given, "PYTHONUNBUFFERED": "1"}  # the log has what a process said before it was ended
         self._patience, self.watch, self._say = patience, watch, say
         self._stop = ""
 
