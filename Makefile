@@ -12,7 +12,9 @@ PACKAGES  := $(VENV)/.packages
 DETECTRON := $(VENV)/.detectron2
 SPHINX    := $(VENV)/.sphinx
 INSTALLER := $(wildcard ndpp_dense/cli/install_detectron2/*.py)
-TESTS     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+# One more than cores: tests that start processes, or wait for a time limit, leave theirs idle.
+PROCESSES ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); echo $$((n < 4 ? n + 1 : 5)))
+TESTS     := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist worksteal
 PIP       := $(BIN)/python -m pip install -qq --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
@@ -45,7 +47,7 @@ demo: env  ## train the small Mask R-CNN with ND++ on generated data
 demo-seg: env  ## train the small DeepLabv3 with ND++ on generated streets
 	$(BIN)/ndpp train-seg --config deeplabv3_ndpp_demo
 
-test: env  ## run the default tests, a process a core
+test: env  ## run the default tests, a few at a time
 	$(TESTS)
 
 test-all: env  ## run the slow tests too
