@@ -165,10 +165,22 @@ def _label_suffix(folder: Path, images: Sequence[str], image_suffix: str) -> str
 def _ignored(root: Path, labels: Sequence[Path], num_classes: int) -> int:
     """The label that is no class; 255 where all are."""
     others: dict[int, Path] = {}
+    used: set[int] = set()
     for path in labels:
         values = np.flatnonzero(np.bincount(read_labels(path).ravel()))
+        used.update(values[values < num_classes].tolist())
         for value in values[values >= num_classes].tolist():
             others.setdefault(value, path)
+    if [*others] == [num_classes] and 0 not in used:
+        raise ValueError(
+            f"--dataset {root}: labels run from {min(used | {num_classes})} to {num_classes} and none is 0: they look "
+            f"counted from 1, and {num_classes} classes are 0 to {num_classes - 1}. Subtract 1, or name a class for 0."
+        )
+    if len(others) == 1 and num_classes == 2 and used == {0}:
+        raise ValueError(
+            f"--dataset {root}: its labels are 0 and {next(iter(others))}, and 2 classes are named, whose labels are 0 "
+            f"and 1. Write {next(iter(others))} as 1, or name as many classes as there are."
+        )
     if len(others) > 1:
         shown = ", ".join(map(str, sorted(others)[:_SHOWN]))
         raise ValueError(

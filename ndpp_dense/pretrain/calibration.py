@@ -21,7 +21,7 @@ from ndpp_dense.pretrain.network import build_network, load_weights, read_entrie
 from ndpp_dense.pretrain.processes import is_main
 from ndpp_dense.pretrain.stream import Batch
 from ndpp_dense.redaction import redacted
-from ndpp_dense.training.prepare import NORM_RULES, note_norm_decisions, prepare_from_trained, told
+from ndpp_dense.training.prepare import NORM_RULES, note_norm_decisions, prepare_from_trained, refuse_weights, told
 from ndpp_dense.weights.files import read_checkpoint
 from ndpp_dense.weights.match import whitened_layers
 
@@ -70,6 +70,7 @@ def build_to_start(
     fresh = f"{config.trainable or classifier}*"
     before = {name: value.clone() for name, value in network.state_dict().items() if name.startswith(classifier)}
     load_weights(network, config.weights, fresh)
+    refuse_weights(network, (), redacted(config.weights))
     state = network.state_dict()
     anew = {name.rpartition(".")[0] for name, value in before.items() if value.equal(state[name])}
     network = to_device(network, config, device).eval()
@@ -93,7 +94,7 @@ def _calibrate(network: nn.Module, config: PretrainConfig, batches: list[Batch],
     with tqdm(total=len(batches) + 2, desc="Calibrating ND++", unit="batch", disable=not is_main()) as bar:
 
         def forward(model: nn.Module, batch: Batch) -> Any:
-            bar.update()
+            bar.update(bar.n < bar.total)  # conversion may run the model too
             return model(batch[0])
 
         report = prepare_from_trained(

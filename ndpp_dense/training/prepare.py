@@ -27,6 +27,7 @@ __all__ = [
     "note_norm_decisions",
     "prepare",
     "prepare_from_trained",
+    "refuse_weights",
     "told",
 ]
 
@@ -154,6 +155,34 @@ def note_norm_decisions(model: nn.Module, decisions: Mapping[str, bool]) -> None
     object.__setattr__(model, "ndpp_norm_decisions", dict(decisions))
 
 
+def refuse_weights(model: nn.Module, unmatched: Collection[str], source: str) -> None:
+    """Refuses weights that a network cannot be calibrated from.
+
+    Args:
+        model: The plain model, loaded.
+        unmatched: Entries of its state that the weights do not have.
+        source: What to call the weights.
+
+    Raises:
+        ValueError: Norms are there without running statistics, or a value is not finite.
+    """
+    lost = set(unmatched)
+    norms = [n.removesuffix(".running_var") for n in sorted(lost) if n.endswith(".running_var")]
+    half = [norm for norm in norms if f"{norm}.weight" in model.state_dict() and f"{norm}.weight" not in lost]
+    if half:
+        raise ValueError(
+            f"{source} has {len(half)} norms without running statistics, the first {half[0]!r}: of group norm? "
+            "Calibration folds batch norms. Give the weights of a network with these, or train without --calibrate."
+        )
+    bad = [
+        n for n, v in model.state_dict().items() if v.is_floating_point() and n not in lost and not v.isfinite().all()
+    ]
+    if bad:
+        raise ValueError(
+            f"{source} holds NaN or infinity in {len(bad)} weights, the first {bad[0]!r}: give an earlier checkpoint."
+        )
+
+
 def told(report: ConversionReport, untrained: Collection[str], images: int, seconds: float) -> str:
     """One line on a calibration.
 
@@ -164,7 +193,7 @@ def told(report: ConversionReport, untrained: Collection[str], images: int, seco
         seconds: That it took.
     """
     kept = [record.name for record in report.records if record.action == "kept"]
-    new = sorted(set(untrained) & set(report.converted))
+    new = sorted(set(untrained) & {*report.converted, *report.left})
     return (
         f"Calibrated on {images} images in {seconds:.0f} s: {len(report.dropped_norms)} norms folded, {len(kept)} kept"
         f"{_first(kept)}; {len(new)} layers start anew{_first(new)}."

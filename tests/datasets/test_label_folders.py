@@ -56,6 +56,15 @@ def test_one_label_may_be_no_class(make, values, ignored):
     assert find_label_folder(make(values=values), 3).ignore_index == ignored
 
 
+@pytest.mark.parametrize(
+    ("values", "classes", "message"),
+    [([1, 2, 3], 3, "look counted from 1"), ([0, 255], 2, "Write 255 as 1"), ([0, 2], 2, "Write 2 as 1")],
+)
+def test_labels_that_are_no_numbers_of_classes(make, values, classes, message):
+    with pytest.raises(ValueError, match=message):
+        find_label_folder(make(values=values), classes)
+
+
 def test_faults_are_named(make):
     root = make(values=[0, 5, 7, 9])
     with pytest.raises(ValueError, match=r"labels 5, 7, 9 are no classes \(3 are named: 0 to 2\)"):

@@ -35,6 +35,7 @@ def as_coco(sources: Sequence[CocoSource | OtherSource], folder: Path | None = N
     """
     folder = folder or default_root() / "converted"
     documents = {source.name: _read(source) for source in sources if isinstance(source, OtherSource)}
+    _refuse_one_split_for_two(sources)
     voc = {s.name for s in sources if isinstance(s, OtherSource) and s.path.is_dir()}
     _share_categories([documents[name][0] for name in voc])
     found = []
@@ -52,6 +53,28 @@ def as_coco(sources: Sequence[CocoSource | OtherSource], folder: Path | None = N
     return found
 
 
+def _refuse_one_split_for_two(sources: Sequence[CocoSource | OtherSource]) -> None:
+    """Without lists of the splits a VOC folder is one set, which cannot be trained on and evaluate the result."""
+    seen: dict[Path, str] = {}
+    for source in sources:
+        if not isinstance(source, OtherSource) or not source.path.is_dir() or _list_of(source) is not None:
+            continue
+        lists = source.path / "ImageSets" / "Main"
+        other = seen.setdefault(source.path.resolve(), source.name)
+        if other != source.name or lists.is_dir():
+            split = source.name.rpartition("_")[2]
+            raise ValueError(
+                f"--dataset {source.name}={source.path}: {lists} has no {split}.txt, which says which images are of "
+                "this split. Write it (one name a line, without suffix), or give another folder."
+            )
+
+
+def _list_of(source: OtherSource) -> Path | None:
+    """VOC's list of the images of a split."""
+    names = _SPLITS[source.name.rpartition("_")[2]]
+    return next((f for k in names if (f := source.path / "ImageSets" / "Main" / f"{k}.txt").is_file()), None)
+
+
 def _read(source: OtherSource) -> tuple[dict[str, Any], Path]:
     """The set as a COCO document, and the folder of its images."""
     read = _read_voc if source.path.is_dir() else _read_yolo
@@ -62,8 +85,11 @@ def _read(source: OtherSource) -> tuple[dict[str, Any], Path]:
             f"--dataset {source.name}={source.path}: the package {error.name} reads YOLO's and VOC's layouts: pip "
             "install 'ndpp-dense[formats]', or give COCO json (NAME=JSON:IMAGES)."
         ) from error
-    except (ValueError, KeyError, IndexError, AttributeError) as error:
-        raise ValueError(f"--dataset {source.name}={source.path}: {' '.join(str(error).split())}") from error
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, IndexError, AttributeError, SyntaxError, OSError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"--dataset {source.name}={source.path}: {reason}. Correct or remove the file.") from error
 
 
 def _read_yolo(source: OtherSource) -> tuple[dict[str, Any], Path]:
@@ -124,10 +150,9 @@ def _read_voc(source: OtherSource) -> tuple[dict[str, Any], Path]:
     from supervision import DetectionDataset
 
     document = _document(DetectionDataset.from_pascal_voc(str(images), str(annotations)))
-    split = source.name.rpartition("_")[2]
-    listed = next((f for k in _SPLITS[split] if (f := source.path / "ImageSets" / "Main" / f"{k}.txt").is_file()), None)
+    listed = _list_of(source)
     if listed is not None:
-        stems = {line.split()[0] for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()}
+        stems = {line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()}
         document["images"] = [image for image in document["images"] if Path(image["file_name"]).stem in stems]
         absent = stems - {Path(image["file_name"]).stem for image in document["images"]}
         if absent:

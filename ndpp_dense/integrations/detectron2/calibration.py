@@ -22,7 +22,7 @@ from ndpp_dense.integrations.detectron2.config import read_options
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.timm_backbone import TIMM_BUILDERS
 from ndpp_dense.redaction import redacted
-from ndpp_dense.training.prepare import NORM_RULES, note_norm_decisions, prepare_from_trained, told
+from ndpp_dense.training.prepare import NORM_RULES, note_norm_decisions, prepare_from_trained, refuse_weights, told
 from ndpp_dense.training.rng import isolated_rng
 from ndpp_dense.weights.match import whitened_layers
 
@@ -81,7 +81,7 @@ def _check(cfg: CfgNode, needs_weights: bool) -> None:
     if needs_weights and not cfg.MODEL.WEIGHTS and not _of_timm(cfg):
         raise ValueError(
             "MODEL.NDPP.CALIBRATE (--calibrate) starts from trained weights, and MODEL.WEIGHTS is empty: give some "
-            "with --weights FILE, or leave it out to train from scratch."
+            "with --weights FILE (MODEL.TIMM.WEIGHTS for a backbone of timm's), or leave it out to train from scratch."
         )
 
 
@@ -106,6 +106,7 @@ def _load(model: nn.Module, cfg: CfgNode) -> set[str]:
         checkpointer = NDCheckpointer(model)
         checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
         unmatched = checkpointer.unmatched
+        refuse_weights(model, unmatched, redacted(cfg.MODEL.WEIGHTS))
     loaded = [f"{name}." for name, module in model.named_modules() if getattr(module, "pretrained", False) is True]
     return {name.rpartition(".")[0] for name in unmatched if not name.startswith(tuple(loaded))}
 
@@ -125,7 +126,7 @@ def _calibrate(model: nn.Module, cfg: CfgNode, data: TrainData, untrained: set[s
         def forward(model: nn.Module, batch: list[dict]) -> Any:
             with isolated_rng(_SEED, cuda=True), EventStorage(0), training_paths(model):
                 outputs = model(batch)
-            bar.update()
+            bar.update(bar.n < bar.total)  # conversion may run the model too
             return outputs
 
         report = prepare_from_trained(model, read_options(cfg), batches, forward=forward, untrained=untrained)

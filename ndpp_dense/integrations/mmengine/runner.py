@@ -19,7 +19,7 @@ from tqdm import tqdm
 from ndpp_dense.integrations.mmengine.config import read_options
 from ndpp_dense.integrations.mmengine.pretrained import entries_below
 from ndpp_dense.redaction import redacted
-from ndpp_dense.training.prepare import NORM_RULES, note_norm_decisions, prepare_from_trained, told
+from ndpp_dense.training.prepare import NORM_RULES, note_norm_decisions, prepare_from_trained, refuse_weights, told
 from ndpp_dense.training.rng import isolated_rng
 from ndpp_dense.weights.match import whitened_layers
 
@@ -110,6 +110,7 @@ class NDPPRunner(Runner):
             wanted = [name for name in state if not name.endswith(".num_batches_tracked")]
             taken = sum(name in fitting for name in wanted)
             print_log(f"load_from: {taken} of {len(wanted)} weights taken from {redacted(source)}", "current")
+            refuse_weights(model, set(state) - fitting.keys(), redacted(source))
             if not fitting:
                 raise ValueError(
                     f"load_from: none of the {len(wanted)} weights of the model is in {redacted(source)}. Its names "
@@ -130,7 +131,7 @@ class NDPPRunner(Runner):
 
             def forward(model: Any, batch: Any) -> Any:
                 outputs = model(**model.data_preprocessor(deepcopy(batch), True), mode="loss")
-                bar.update()
+                bar.update(bar.n < bar.total)  # conversion may run the model too
                 return outputs
 
             report = prepare_from_trained(model, options, batches, forward=forward, untrained=untrained)

@@ -140,6 +140,25 @@ def test_faults_of_a_label_file(yolo, tmp_path, line):
         as_coco([OtherSource("pets_train", file)], tmp_path / "made")
 
 
+def test_a_voc_folder_without_lists_is_one_set(voc, tmp_path):
+    (voc / "ImageSets" / "Main" / "val.txt").unlink()
+    with pytest.raises(ValueError, match=r"has no val\.txt, which says which images"):
+        as_coco(flags(voc), tmp_path / "made")
+    (voc / "ImageSets" / "Main" / "train.txt").unlink()
+    (voc / "ImageSets" / "Main").rmdir()
+    with pytest.raises(ValueError, match=r"has no val\.txt"):
+        as_coco(flags(voc), tmp_path / "made")
+    (train,) = as_coco(flags(voc)[:1], tmp_path / "made")
+    assert len(read(train)["images"]) == 2
+
+
+@pytest.mark.parametrize("content", ["", "<annotation><filename>one.png"])
+def test_a_damaged_voc_file_is_a_fault_of_the_set(voc, tmp_path, content):
+    (voc / "Annotations" / "one.xml").write_text(content)
+    with pytest.raises(ValueError, match="--dataset pets_train="):
+        as_coco(flags(voc), tmp_path / "made")
+
+
 def test_other_folders_and_lists_that_name_what_is_not_there(voc, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder JPEGImages.*for YOLO give its data\.yaml"):
         as_coco([OtherSource("pets_train", voc / "Annotations")], tmp_path / "made")

@@ -89,7 +89,7 @@ def test_layers_without_weights_start_anew(build_tiny, weights, caplog):
     layers = dict(nd_layers(model))
     assert layers["roi_heads.box_head.fc1"].weight.equal(fresh)
     assert float(layers["roi_heads.box_head.fc1"].whitening.running_weight) > 0
-    assert "1 layers start anew (roi_heads.box_head.fc1)" in caplog.text
+    assert "3 layers start anew (roi_heads.box_head.fc1, roi_heads.box_predictor.bbox_pred, roi" in caplog.text
 
 
 def test_a_run_goes_on_where_it_was_and_is_not_calibrated_again(build_tiny, weights, tmp_path, monkeypatch):
@@ -123,10 +123,20 @@ def _never(*args):
         (("MODEL.META_ARCHITECTURE", "GeneralizedRCNN"), "'GeneralizedRCNN': choose a config such as mask_rcnn_ndpp"),
         (("MODEL.NDPP.BLOCK_SIZE_LINEAR", "64", "MODEL.NDPP.CALIBRATE_BATCHES", "1"), "Too little data to whiten"),
         (("MODEL.WEIGHTS", "gone.pth"), "gone.pth not found"),
+        (("MODEL.WEIGHTS", "group"), "norms without running statistics, the first 'backbone."),
+        (("MODEL.WEIGHTS", "nan"), "holds NaN or infinity in 1 weights, the first"),
     ],
 )
 def test_what_cannot_be_calibrated(tiny_config, tiny_coco, build_tiny, weights, tmp_path, capsys, words, message):
-    given = [] if "gone.pth" in words or not words else ["MODEL.WEIGHTS", weights(build_tiny(*PLAIN))]
+    given = [] if "MODEL.WEIGHTS" in words or not words else ["MODEL.WEIGHTS", weights(build_tiny(*PLAIN))]
+    if words[1:] in (("group",), ("nan",)):
+        state = torch.load(weights(build_tiny(*PLAIN)), weights_only=True)["model"]
+        if words[1] == "nan":
+            next(v for n, v in state.items() if n.endswith("running_var"))[0] = float("nan")
+        else:
+            state = {name: value for name, value in state.items() if "running" not in name}
+        torch.save({"model": state}, tmp_path / "other.pth")
+        words = ("MODEL.WEIGHTS", str(tmp_path / "other.pth"))
     flags = [word for flag in tiny_coco for word in ("--dataset", flag)]
     output = ["--output", str(tmp_path / "refused")]
     code = main(["train-det", "--config", str(tiny_config), *flags, "--device", "cpu", *output, *NDPP, *given, *words])
