@@ -132,8 +132,11 @@ def _up_to(network: nn.Module, maps: Sequence[tuple[int, str]], stride: int) -> 
     prefixes = [prefix for module in wanted for prefix in (module, module.replace(".", "_"), f"model.{module}")]
     inside = [i for i, name in enumerate(names) if any(name == p or name.startswith(f"{p}.") for p in prefixes)]
     if not inside:
-        found = ", ".join(str(reduction) for reduction, _ in maps)
-        raise ValueError(f"freeze_at asks for the map of stride {stride}, and the network has strides {found}.")
+        strides = [reduction for reduction, _ in maps]
+        raise ValueError(
+            f"freeze_at = {stride.bit_length() - 1} asks for the map of stride {stride}, and the network has strides "
+            f"{', '.join(map(str, strides))}: choose from {', '.join(str(s.bit_length() - 1) for s in strides)}, or 0."
+        )
     modules = dict(network.named_modules())
     for name in names[: max(inside) + 1]:
         yield modules[name]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, inference_on_dataset
 from detectron2.utils import comm
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 from torch import nn
 
 from ndpp_dense import fold_ndpp, nd_layers
@@ -55,7 +59,7 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     with isolated_rng(0, cuda=True):
         for name in cfg.DATASETS.TEST:
             # The fast implementation needs Detectron2's compiled part; pycocotools gives the same figures.
-            evaluator = COCOEvaluator(name, output_dir=str(_folder(cfg, name)), use_fast_impl=False)
+            evaluator = _Evaluator(name, tasks=_tasks(cfg), output_dir=str(_folder(cfg, name)), use_fast_impl=False)
             renumber_annotations(evaluator._coco_api)
             mapper = CheckedDatasetMapper(cfg, is_train=False)  # pyright: ignore[reportCallIssue]
             loader: Any = build_detection_test_loader(cfg, name, mapper=mapper)  # pyright: ignore
@@ -63,6 +67,32 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
             if found:
                 results[name] = found
     return next(iter(results.values())) if len(results) == 1 else results
+
+
+def _tasks(cfg: CfgNode) -> tuple[str, ...] | None:
+    """What detectors with heads predict; None lets Detectron2 tell it from predictions, of which there may be none."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    name = cfg.MODEL.NDPP.META_ARCHITECTURE if name == "NDPPModel" else name
+    if name != "GeneralizedRCNN":
+        return ("bbox",) if name == "RetinaNet" else None
+    masks, keypoints = cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON
+    return ("bbox", *(["segm"] if masks else []), *(["keypoints"] if keypoints else []))
+
+
+class _Evaluator(COCOEvaluator):
+    """Detectron2's evaluator; a model that predicts nothing has an AP of 0, where objects were to be found."""
+
+    def _derive_coco_results(self, coco_eval: Any, iou_type: str, class_names: Any = None) -> dict[str, float]:
+        if coco_eval is None:
+            found = COCO()
+            found.dataset = {**self._coco_api.dataset, "annotations": []}
+            with redirect_stdout(io.StringIO()):
+                found.createIndex()
+                coco_eval = COCOeval(self._coco_api, found, iou_type)
+                coco_eval.evaluate()
+                coco_eval.accumulate()
+                coco_eval.summarize()
+        return super()._derive_coco_results(coco_eval, iou_type, class_names)
 
 
 class _Agreed(DatasetEvaluator):

@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_HEADS_REGISTRY
 
 from ndpp_dense.integrations.detectron2.class_checks import class_faults
+from ndpp_dense.integrations.detectron2.config import read_options
 from ndpp_dense.integrations.detectron2.setting_ranges import RANGES
 from ndpp_dense.training.ranges import range_faults
 
@@ -36,7 +37,7 @@ def check_settings(cfg: CfgNode) -> None:
     Raises:
         ValueError: With every value that cannot be, and what it may be.
     """
-    _report([*_number_faults(cfg), *_choice_faults(cfg)])
+    _report([*_number_faults(cfg), *_choice_faults(cfg), *_whitening_faults(cfg)])
 
 
 def check_device_and_classes(cfg: CfgNode) -> None:
@@ -72,6 +73,14 @@ def _number_faults(cfg: CfgNode) -> Iterator[str]:
     # Shares of the image, where these kinds are chosen.
     if cfg.INPUT.CROP.TYPE.startswith("relative") and not all(0 < share <= 1 for share in cfg.INPUT.CROP.SIZE):
         yield f"INPUT.CROP.SIZE is {cfg.INPUT.CROP.SIZE}, with {cfg.INPUT.CROP.TYPE} it must be shares from 0 to 1"
+
+
+def _whitening_faults(cfg: CfgNode) -> Iterator[str]:
+    if cfg.MODEL.META_ARCHITECTURE == "NDPPModel" and cfg.SOLVER.IMS_PER_BATCH >= 1:
+        try:
+            read_options(cfg)
+        except ValueError as error:
+            yield f"MODEL.NDPP: {' '.join(str(error).split()).removesuffix('.')}"
 
 
 def _choice_faults(cfg: CfgNode) -> Iterator[str]:

@@ -78,7 +78,10 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
     try:
         features = TimmFeatures(node.NAME, node.WEIGHTS, node.OUT_INDICES, node.NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
     except ValueError as error:
-        raise ValueError(f"MODEL.TIMM: {error}") from error
+        reason = (
+            str(error).replace("freeze_at =", "MODEL.BACKBONE.FREEZE_AT", 1).replace("norm =", "MODEL.TIMM.NORM", 1)
+        )
+        raise ValueError(f"MODEL.TIMM: {reason}") from error
     _compare_input(cfg, features)
     return TimmBackbone(features)
 

@@ -55,11 +55,14 @@ def train(tiny_config, tiny_coco, tmp_path, monkeypatch, capsys):
         ("MODEL.RPN.IOU_THRESHOLDS", "[0.7, 0.3]", "AssertionError"),
         ("MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [16]]", "Got sizes of length 2 in anchor generator"),
         ("SOLVER.LR_SCHEDULER_NAME", "Nope", "Unknown LR scheduler: Nope"),
+        ("MODEL.NDPP.SCALE_STEPS", -3, "WhiteningConfig got invalid values: scale_steps = -3 (a whole number >= 0)"),
+        ("MODEL.NDPP.PRESET", "fasst", "MODEL.NDPP: Unknown preset 'fasst'. Did you mean 'fast'?"),
         ("SOLVER.BASE_LT", 1, "no configuration key 'SOLVER.BASE_LT'. The nearest: SOLVER.BASE_LR"),
     ],
 )
 def test_a_wrong_value(train, key, value, message):
-    assert message in train(key, value)
+    nd = ("MODEL.META_ARCHITECTURE", "NDPPModel") if "NDPP" in key else ()
+    assert message in train(*nd, key, value)
 
 
 OUT_OF_RANGE = [
