@@ -93,7 +93,7 @@ def test_dilation_keeps_maps_large():
         ({"name": "resnet10t", "out_indices": (9,)}, "timm cannot make feature maps of 'resnet10t'"),
         (
             {"name": "convnext_atto", "freeze_at": 1},
-            "freeze_at = 1 asks for the map of stride 2.* choose one of 2, 3, 4, 5, or 0",
+            "freeze_at = 1 asks for the map of stride 2.* choose from 2, 3, 4, 5, or 0",
         ),
     ],
 )

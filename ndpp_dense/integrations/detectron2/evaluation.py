@@ -82,7 +82,7 @@ def _tasks(cfg: CfgNode) -> tuple[str, ...] | None:
 class _Evaluator(COCOEvaluator):
     """Detectron2's evaluator; a model that predicts nothing has an AP of 0, where objects were to be found."""
 
-    def _derive_coco_results(self, coco_eval: Any, iou_type: str, class_names: Any = None) -> dict[str, float]:
+    def _derive_coco_results(self, coco_eval: Any, iou_type: Any, class_names: Any = None) -> dict[str, float]:
         if coco_eval is None:
             found = COCO()
             found.dataset = {**self._coco_api.dataset, "annotations": []}
