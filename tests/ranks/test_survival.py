@@ -151,12 +151,13 @@ def _pid_of_rank(agent, rank):
     raise AssertionError(f"rank {rank} never started")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signalled", "restarts"),
     [
         pytest.param("term", None, id="spawned"),
-        pytest.param("int", None, id="interrupted", marks=pytest.mark.slow),
-        pytest.param("term", 0, id="torchrun", marks=pytest.mark.slow),
+        pytest.param("int", None, id="interrupted"),
+        pytest.param("term", 0, id="torchrun"),
     ],
 )
 def test_a_scheduler_that_ends_the_run_finds_a_checkpoint(start, whole, tmp_path, signalled, restarts):
