@@ -68,7 +68,7 @@ def _registered():
 def run_ranks(tmp_path_factory):
     """Runs ``worker.py RANK WORLD INIT_FILE OUT_FILE`` once per rank; returns what the ranks saved, in order."""
 
-    def run(worker: Path, world: int = 2, timeout: float = 120.0):
+    def run(worker: Path, world: int = 2, timeout: float = 400.0):
         folder = tmp_path_factory.mktemp("ranks")
         outs = [folder / f"rank{rank}.pt" for rank in range(world)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}

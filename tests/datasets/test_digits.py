@@ -134,7 +134,7 @@ def test_processes_that_ask_at_once_get_one_complete_set(tmp_path):
     workers = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) for _ in range(2)
     ]
-    roots = {worker.communicate(timeout=60)[0].strip() for worker in workers}
+    roots = {worker.communicate(timeout=400)[0].strip() for worker in workers}
     assert len(roots) == 1
     assert len(list(Path(roots.pop()).glob("train/*.png"))) == 3
     assert [p for p in tmp_path.iterdir() if p.is_dir() and p.name.startswith(".")] == []

@@ -19,7 +19,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tree, trainer, settings, differen
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
         check=False,
     )
     assert process.returncode == -signal.SIGKILL, process.stderr

@@ -25,7 +25,7 @@ def test_two_processes_at_once_make_one_download(serve, behaviour, zoo, cache, c
     does = behaviour(delay=0.1, block=50_000)
     index = zoo(serve(does))
     processes = [_start(index, cache.home) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=400) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
     assert len(does.requests) == 1
@@ -48,7 +48,7 @@ def test_a_kill_in_the_middle_leaves_nothing_half_written_and_is_gone_on_with(se
     assert 100_000 <= saved < len(content)
     does.delay = 0.0
     second = _start(index, cache.home)
-    out, errors = second.communicate(timeout=120)
+    out, errors = second.communicate(timeout=400)
     assert second.returncode == 0, errors
     assert Path(out.strip()).read_bytes() == content
     assert int(does.requests[-1]["Range"].removeprefix("bytes=").rstrip("-")) >= saved

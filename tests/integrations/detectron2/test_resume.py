@@ -19,7 +19,7 @@ def folders(tmp_path_factory):
 
 
 def wait(process):
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
     return output
 

@@ -36,7 +36,7 @@ def test_a_run_on_the_checkout_as_it_is_trains_and_resumes(train_net, tmp_path, 
     words = ("MODEL.META_ARCHITECTURE", "NDPPModel", "SOLVER.CHECKPOINT_PERIOD", 2)
     for flags, length in ((), 2), (("--resume",), 4):
         process = train_net(tmp_path / "run", *flags, *words, "SOLVER.MAX_ITER", length)
-        output, _ = process.communicate(timeout=240)
+        output, _ = process.communicate(timeout=500)
         assert process.returncode == 0, output
     assert "Resuming from" in output
     code = "from ndpp_dense.integrations.detectron2.health import describe; print(describe())"

@@ -23,7 +23,7 @@ def quiet_environment(monkeypatch):
 
 
 def finish(process):
-    output, _ = process.communicate(timeout=150)
+    output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
     return output
 

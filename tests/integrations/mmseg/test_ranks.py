@@ -48,7 +48,7 @@ def start(run_config):
 
 
 def finish(processes):
-    logs = [process.communicate(timeout=240)[0] for process in processes]
+    logs = [process.communicate(timeout=500)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], logs[0][-3000:]
 
 
