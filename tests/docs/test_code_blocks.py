@@ -28,7 +28,8 @@ def test_blocks_name_their_language(page):
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=name)
 def test_python_runs(page, tmp_path, monkeypatch):
     pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[pretrain]'")
-    pytest.importorskip(NEEDS.get(name(page), "torch"))
+    needed = NEEDS.get(name(page), "torch")
+    pytest.importorskip(needed, reason=f"{needed} is not installed: see docs/start/install.md")
     monkeypatch.chdir(tmp_path)
     names = ready(name(page), tmp_path)
     for block in blocks(page, "python"):
