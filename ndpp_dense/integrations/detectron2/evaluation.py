@@ -58,8 +58,7 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     # A data loader draws from the generators that training uses, and evaluating must not change the training.
     with isolated_rng(0, cuda=True):
         for name in cfg.DATASETS.TEST:
-            # The fast implementation needs Detectron2's compiled part; pycocotools gives the same figures.
-            evaluator = _Evaluator(name, tasks=_tasks(cfg), output_dir=str(_folder(cfg, name)), use_fast_impl=False)
+            evaluator = _Evaluator(name, _tasks(cfg), output_dir=str(_folder(cfg, name)))
             renumber_annotations(evaluator._coco_api)
             mapper = CheckedDatasetMapper(cfg, is_train=False)  # pyright: ignore[reportCallIssue]
             loader: Any = build_detection_test_loader(cfg, name, mapper=mapper)  # pyright: ignore
@@ -69,18 +68,30 @@ def evaluate(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
     return next(iter(results.values())) if len(results) == 1 else results
 
 
-def _tasks(cfg: CfgNode) -> tuple[str, ...] | None:
-    """What detectors with heads predict; None lets Detectron2 tell it from predictions, of which there may be none."""
+def _tasks(cfg: CfgNode) -> tuple[str, ...]:
+    """What a model is to predict, as far as its configuration tells."""
     name = cfg.MODEL.META_ARCHITECTURE
     name = cfg.MODEL.NDPP.META_ARCHITECTURE if name == "NDPPModel" else name
     if name != "GeneralizedRCNN":
-        return ("bbox",) if name == "RetinaNet" else None
+        return ("bbox",)
     masks, keypoints = cfg.MODEL.MASK_ON, cfg.MODEL.KEYPOINT_ON
     return ("bbox", *(["segm"] if masks else []), *(["keypoints"] if keypoints else []))
 
 
 class _Evaluator(COCOEvaluator):
-    """Detectron2's evaluator; a model that predicts nothing has an AP of 0, where objects were to be found."""
+    """Detectron2's evaluator; a model that predicts nothing has an AP of 0, where objects were to be found.
+
+    What is evaluated follows from the predictions, as in Detectron2 (a user's heads may have no masks), and from the
+    configuration where there are none.
+    """
+
+    def __init__(self, name: str, tasks: tuple[str, ...], output_dir: str) -> None:
+        # The fast implementation needs Detectron2's compiled part; pycocotools gives the same figures.
+        super().__init__(name, output_dir=output_dir, use_fast_impl=False)
+        self._expected = tasks
+
+    def _tasks_from_predictions(self, predictions: Any) -> list[str]:
+        return super()._tasks_from_predictions(predictions) if predictions else list(self._expected)
 
     def _derive_coco_results(self, coco_eval: Any, iou_type: Any, class_names: Any = None) -> dict[str, float]:
         if coco_eval is None:

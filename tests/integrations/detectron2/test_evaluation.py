@@ -153,11 +153,35 @@ def test_a_model_that_finds_nothing_has_an_ap_of_zero(build_tiny, tmp_path, mask
     assert written["bbox"]["AP"] == 0
 
 
-def test_no_tasks_are_guessed_where_another_architecture_predicts(build_tiny):
+def test_what_is_evaluated_of_no_predictions_follows_from_the_architecture(build_tiny):
     cfg = build_tiny().clone()
     cfg.defrost()
-    for name, tasks in (("RetinaNet", ("bbox",)), ("ProposalNetwork", None), ("GeneralizedRCNN", ("bbox", "segm"))):
+    for name, tasks in (("RetinaNet", ("bbox",)), ("PanopticFPN", ("bbox",)), ("GeneralizedRCNN", ("bbox", "segm"))):
         cfg.MODEL.META_ARCHITECTURE = name
         assert _tasks(cfg) == tasks
         cfg.MODEL.NDPP.META_ARCHITECTURE, cfg.MODEL.META_ARCHITECTURE = name, "NDPPModel"
         assert _tasks(cfg) == tasks
+
+
+class BoxesOnly(torch.nn.Module):
+    """Heads of a user's own that predict no masks, whatever MODEL.MASK_ON says: a box on every image, or on some."""
+
+    def __init__(self, finds):
+        super().__init__()
+        self.finds = finds
+
+    def forward(self, inputs):
+        answers = []
+        for given in inputs:
+            result = Instances((given["height"], given["width"]))
+            count = int(self.finds(given["image_id"]))
+            result.pred_boxes = Boxes(torch.tensor([[2.0, 2.0, 20.0, 20.0]] * count).reshape(-1, 4))
+            result.pred_classes, result.scores = torch.zeros(count, dtype=torch.int64), torch.full((count,), 0.9)
+            answers.append({"instances": result})
+        return answers
+
+
+@pytest.mark.parametrize("finds", [lambda image: True, lambda image: image % 2], ids=["all", "some"])
+def test_heads_without_masks_are_evaluated_by_their_boxes(build_tiny, finds):
+    cfg = build_tiny("MODEL.MASK_ON", "True")
+    assert set(evaluate(cfg, BoxesOnly(finds))) == {"bbox"}
