@@ -58,6 +58,15 @@ def test_a_loader_process_leaves_signals_to_its_parent():
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
+@pytest.fixture
+def _in_the_foreground():
+    """A shell starts what it runs in the background with the signal ignored, pytest too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_in_the_foreground")
 def test_an_interruption_asks_while_a_run_trains(capsys):
     before = signal.getsignal(signal.SIGINT)
     with watching_for_stop():
@@ -75,6 +84,7 @@ def test_an_interruption_asks_while_a_run_trains(capsys):
     assert StoppedEarly("why.").code == EXIT_CODE
 
 
+@pytest.mark.usefixtures("_in_the_foreground")
 def test_a_second_interruption_ends_at_once(capsys):
     with watching_for_stop(), finishing_the_step():
         pid = os.fork()
