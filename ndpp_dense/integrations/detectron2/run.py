@@ -14,11 +14,16 @@ from torch import nn
 from ndpp_dense.distributed.stopping import stopping_at_once
 from ndpp_dense.integrations.detectron2.calibration import build_to_start
 from ndpp_dense.integrations.detectron2.checkpoint import CHECKPOINTS, NDCheckpointer
+from ndpp_dense.integrations.detectron2.class_names import write_class_names
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.run_config import build_config, flat_settings, prepare_run
-from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_training_sets
+from ndpp_dense.integrations.detectron2.setting_checks import (
+    check_device_and_classes,
+    check_training_sets,
+    unusual_settings,
+)
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
 from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
@@ -54,13 +59,16 @@ def evaluate_or_train(
     check_device_and_classes(cfg)
     if eval_only:
         prepare_run(cfg)
+        write_class_names(cfg)
         tell(*remarks)
         with stopping_at_once("the evaluation"):
             _evaluate(cfg, resume, tell)
         return
     check_training_sets(cfg)
+    remarks += unusual_settings(cfg)
     with claimed(cfg.OUTPUT_DIR, CHECKPOINTS, resume=resume):
         prepare_run(cfg)
+        write_class_names(cfg)
         tell(*remarks)
         _train(cfg, resume, tell)
 
@@ -83,7 +91,7 @@ def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
             "nothing to evaluate: the weights are random. Give some with --weights FILE or NAME, or --resume for the "
             f"newest checkpoint in {cfg.OUTPUT_DIR}{', which has none' if resume else ' (--resume is not given)'}."
         )
-    checkpointer.resume_or_load("" if loaded else cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer.resume_or_load(None if loaded else cfg.MODEL.WEIGHTS, resume=resume)
     results = evaluate(cfg, model)
     if comm.is_main_process():
         write_report(cfg, results)
