@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ndpp_dense.ops.absolute_sum import absolute_sum
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
-from ndpp_dense.ops.precision import statistics_dtype
+from ndpp_dense.ops.precision import statistics_dtype, without_autocast
 
 __all__ = [
     "FLOOR",
@@ -94,7 +94,7 @@ def _sums_of_magnitudes(x: Tensor, dims: Dims) -> Tensor:
 
 
 def _standardize(x: Tensor, dims: Dims) -> tuple[Tensor, Tensor | None]:
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         values = x.to(statistics_dtype(x))
         centred = values - values.mean(dims, keepdim=True)
         variance = centred.square().mean(dims, keepdim=True)  # torch.var warns where there are no samples

@@ -20,7 +20,7 @@ from ndpp_dense.ops.pointwise_conv import (
     seen_view,
     sees_part,
 )
-from ndpp_dense.ops.precision import full_precision
+from ndpp_dense.ops.precision import autocasts, full_precision
 from ndpp_dense.ops.scaled_map import scaled_map
 
 __all__ = ["ScaledConv2d", "scaled_conv2d"]
@@ -146,7 +146,7 @@ def _convolution_gradients(
 
 def _as_product(x: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, geometry: ConvGeometry) -> bool:
     """Whether no gradient is recorded, and products give what a convolution would."""
-    recorded = needs_gradient(x, scale, weight, bias) or torch.is_autocast_enabled(x.device.type)
+    recorded = needs_gradient(x, scale, weight, bias) or autocasts(x.device)
     return not recorded and is_product(x, weight, geometry)
 
 
