@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ndpp_dense.ops import scaled_conv as ops
-from ndpp_dense.ops.eager import runs_eagerly
+from ndpp_dense.ops.eager import differentiates_by_hand
 from ndpp_dense.ops.precision import autocasts, without_autocast
 from ndpp_dense.ops.scaled_map import scale_and_shift, scaled_map
 
@@ -91,7 +91,7 @@ def fuses_scale(layer: _ConvNd, x: Tensor) -> bool:
     """
     native_padding = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     half = torch.float16 in (x.dtype, autocast_dtype(x))
-    return x.dim() == 4 and torch.is_grad_enabled() and native_padding and not half and runs_eagerly(x)
+    return x.dim() == 4 and torch.is_grad_enabled() and native_padding and not half and differentiates_by_hand(x)
 
 
 def self_scaled_conv2d(
