@@ -35,7 +35,6 @@ class Unseen(TorchDispatchMode):
     """Changes nothing; but inside it nothing is decided by values."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func.name() != "aten::_local_scalar_dense" or not self.strict
         return func(*args, **(kwargs or {}))
 
 
