@@ -89,6 +89,13 @@ class NDLayer(nn.Module):
         """Inverse of :meth:`_blocked_weight`."""
         raise NotImplementedError(type(self).__name__)
 
+    def _blocked_bias(self, weight_QOGD: Tensor) -> Tensor:
+        """The bias by row of the blocked weight, ``(Q, O)``, in its data type."""
+        if self.bias is None:
+            return weight_QOGD.new_zeros(weight_QOGD.shape[:2])
+        bias = self.bias.to(weight_QOGD.dtype).view(self.groups, -1, 1)
+        return bias.expand(-1, -1, self._outputs_per_channel()).reshape(self.groups, -1)
+
     def _unblocked_bias(self, bias_QO: Tensor) -> Tensor:
         """Bias by output row of the blocked weight, in the shape that the layer adds to its output."""
         return bias_QO.flatten()
@@ -107,11 +114,8 @@ class NDLayer(nn.Module):
             weight = self._blocked_weight().to(mean_GD.dtype)
             groups, _, blocks, dim = weight.shape
             mean = mean_GD.expand(groups * blocks, dim).view(groups, blocks, dim)
-            weight, shift = whitened_weight(weight, mean, whitening_GDD)
-            shift = self._unblocked_bias(shift)
-            if self.bias is not None:
-                shift = shift + self.bias.to(shift.dtype).view(-1, *[1] * (shift.dim() - 1))
-            return self._unblocked_weight(weight), shift
+            weight, bias = whitened_weight(weight, self._blocked_bias(weight), mean, whitening_GDD)
+            return self._unblocked_weight(weight), self._unblocked_bias(bias)
 
     def folded_parameters(self) -> tuple[Tensor, Tensor]:
         """:meth:`whitened_parameters` from the stored statistics, as used in evaluation."""

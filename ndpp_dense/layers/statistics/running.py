@@ -109,7 +109,7 @@ class RunningStatistics(nn.Module):
 
     @never_compiled
     def _look_up_start(self) -> bool:
-        started = bool(self.running_weight > 0)
+        started = self.running_weight.is_meta or bool(self.running_weight > 0)  # without values, as if it had run
         self._started = self.running_weight if started else None
         return started
 

@@ -111,7 +111,7 @@ class UpdateInterval(nn.Module):
 
     @never_compiled
     def _stored(self) -> int:
-        return int(self.phase)
+        return 0 if self.phase.is_meta else int(self.phase)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Goes on where the checkpoint was; where it is, if that was written under ``"fresh"`` and counts no steps."""
