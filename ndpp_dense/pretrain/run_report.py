@@ -16,6 +16,7 @@ from ndpp_dense.pretrain.noted import Noted
 from ndpp_dense.pretrain.processes import world_size
 from ndpp_dense.reports.page import Table
 from ndpp_dense.reports.run_report import Cost, Example, RunReport, conversion_facts, write_run_report
+from ndpp_dense.reports.spectra import MOST_BLOCKS, layer_spectra
 from ndpp_dense.reports.surroundings import Clock
 from ndpp_dense.training.settings import flat_settings
 
@@ -98,6 +99,7 @@ def _common(
         "settings": settings,
         "chosen": [name for name, value in settings.items() if name == "name" or usual.get(name) != value],
         "conversion": conversion_facts(network),
+        "spectra": layer_spectra(network.state_dict(), MOST_BLOCKS),
         "device": device,
     }
 

@@ -16,7 +16,18 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Panel", "Series", "draw_losses", "draw_rate", "figure_bytes", "marker", "panel_png", "save_panels", "say"]
+__all__ = [
+    "Panel",
+    "Series",
+    "draw_losses",
+    "draw_rate",
+    "figure_bytes",
+    "marker",
+    "panel_png",
+    "save_panels",
+    "save_row",
+    "say",
+]
 
 Series = tuple[np.ndarray, np.ndarray]  # iterations and values
 _SMOOTHED_SHARE = 0.05  # of all points, on each side of a point
@@ -57,6 +68,15 @@ def save_panels(panels: Sequence[Panel], out_png: str | os.PathLike[str]) -> Non
     figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12))
     for index, (axes, panel) in enumerate(zip(figure.subplots(2, 2, sharex=True).flat, panels, strict=True)):
         _draw(axes, panel, named=index >= 2)
+    with replacing(out_png) as path:
+        figure.savefig(path)
+
+
+def save_row(panels: Sequence[Panel], out_png: str | os.PathLike[str]) -> None:
+    """Draws panels beside each other; the folder is created if absent."""
+    figure = _figure((5 * len(panels), 3.6), 150)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
+        _draw(axes, panel, named=True)
     with replacing(out_png) as path:
         figure.savefig(path)
 

@@ -12,11 +12,23 @@ from typing import Any
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.redaction import redacted
 from ndpp_dense.reports.drawing import drawing
+from ndpp_dense.reports.inspection import spectra_section
 from ndpp_dense.reports.page import Page, Picture, Section, Table, write_page
 from ndpp_dense.reports.plots import Panel, panel_png
+from ndpp_dense.reports.spectra import LayerSpectrum
 from ndpp_dense.reports.surroundings import peak_memory, versions
 
-__all__ = ["REPORT_FILE", "Cost", "Example", "RunReport", "conversion_facts", "duration", "size", "write_run_report"]
+__all__ = [
+    "REPORT_FILE",
+    "Cost",
+    "Example",
+    "RunReport",
+    "conversion_facts",
+    "duration",
+    "plain_layers",
+    "size",
+    "write_run_report",
+]
 
 REPORT_FILE = "report.json"
 _MOST_POINTS = 2000  # of a curve in the JSON file
@@ -76,6 +88,7 @@ class RunReport:
         settings: All, by dotted name, as text.
         chosen: Names of those that the run has set.
         conversion: What was converted, in one line, and the layers left plain with the reason.
+        spectra: Of the ND++ layers.
         cost: Time.
         device: ``cpu`` or ``cuda``.
         warnings: What was logged.
@@ -100,6 +113,7 @@ class RunReport:
     settings: Mapping[str, str] = field(default_factory=dict)
     chosen: Sequence[str] = ()
     conversion: tuple[str, Mapping[str, str]] = ("", {})
+    spectra: Sequence[LayerSpectrum] = ()
     warnings: Sequence[str] = ()
 
 
@@ -124,6 +138,15 @@ def conversion_facts(model: Any) -> tuple[str, dict[str, str]]:
     if found is None:
         return "", {}
     return found.summary(), {record.name: record.reason for record in found.records if record.action == "left"}
+
+
+def plain_layers(folder: Path) -> dict[str, str]:
+    """The layers left plain of the run of a folder, with the reason; empty where its report does not say."""
+    try:
+        found = json.loads((folder / REPORT_FILE).read_text(encoding="utf-8"))["left_plain"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(name): str(reason) for name, reason in found.items()} if isinstance(found, dict) else {}
 
 
 def duration(seconds: float) -> str:
@@ -163,6 +186,7 @@ def _write_json(report: RunReport, memory: Mapping[str, int]) -> None:
             **memory,
         },
         "settings": {redacted(name): redacted(value) for name, value in report.settings.items()},
+        "left_plain": dict(report.conversion[1]),
         "versions": versions(report.device),
         "warnings": [redacted(text) for text in report.warnings],
     }
@@ -201,6 +225,7 @@ def _sections(report: RunReport, memory: Mapping[str, int]) -> list[Section | No
         *(_examples(report, group) for group in ("worst", "best")),
         Section("Data", tables=report.data) if report.data else None,
         _conversion(report),
+        spectra_section(report.spectra) if report.spectra else None,
         Section("Time and memory", tables=[_cost(report, memory)]),
         _settings(report),
         Section("Versions", tables=[Table("Installed", ("name", "version"), [*versions(report.device).items()])]),

@@ -22,6 +22,7 @@ from ndpp_dense.integrations.detectron2.ranking import rank_images
 from ndpp_dense.integrations.detectron2.results import main_figures, result_tables
 from ndpp_dense.reports.page import Table
 from ndpp_dense.reports.run_report import Cost, Example, RunReport, conversion_facts, write_run_report
+from ndpp_dense.reports.spectra import MOST_BLOCKS, layer_spectra
 from ndpp_dense.reports.surroundings import Clock
 from ndpp_dense.training.settings import flat_settings
 
@@ -96,6 +97,7 @@ def _common(
         "settings": settings,
         "chosen": [name for name, value in settings.items() if usual.get(name) != value],
         "conversion": conversion_facts(model),
+        "spectra": layer_spectra(model.state_dict(), MOST_BLOCKS),
         "device": cfg.MODEL.DEVICE,
         "warnings": [*told, *warnings],
     }

@@ -16,6 +16,7 @@ from ndpp_dense.integrations.mmseg.ranking import Ranking
 from ndpp_dense.reports.drawing import drawing
 from ndpp_dense.reports.plots import Panel, Series, draw_losses, draw_rate, save_panels, say
 from ndpp_dense.reports.results_file import write_results
+from ndpp_dense.reports.spectra import conditions_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -75,6 +76,10 @@ class NDPPReportHook(Hook):
             picture = Path(runner.work_dir) / "curves.png"
             with drawing(picture):
                 save_panels(curve_panels(loss_series(runner), history), picture)
+            with drawing("the condition numbers of the layers"):
+                conditions = conditions_picture(runner.model)
+                if conditions is not None:
+                    runner.visualizer.add_image("ndpp_condition_numbers", conditions, runner.iter)
 
     def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Writes results and pictures."""

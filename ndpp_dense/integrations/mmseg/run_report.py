@@ -16,6 +16,7 @@ from ndpp_dense.integrations.mmseg.pictures import Prediction, draw_example
 from ndpp_dense.integrations.mmseg.report import HISTORY_KEY, NDPPReportHook, curve_panels, loss_series
 from ndpp_dense.reports.page import Table
 from ndpp_dense.reports.run_report import Cost, Example, RunReport, conversion_facts, write_run_report
+from ndpp_dense.reports.spectra import MOST_BLOCKS, layer_spectra
 from ndpp_dense.reports.surroundings import Clock
 from ndpp_dense.training.settings import flat_settings
 
@@ -94,6 +95,7 @@ def _common(runner: Any, hook: NDPPReportHook, warnings: Sequence[str], loaders:
         "settings": settings,
         "chosen": [name for name in settings if any(fnmatchcase(name, pattern) for pattern in _CHOSEN)],
         "conversion": conversion_facts(model),
+        "spectra": layer_spectra(model.state_dict(), MOST_BLOCKS),
         "device": next(model.parameters()).device.type,
         "warnings": warnings,
     }
