@@ -41,8 +41,9 @@ $(DETECTRON): $(PACKAGES) $(INSTALLER)
 	@$(BIN)/ndpp install-detectron2
 	@touch $@
 
-demo: env  ## train the small Mask R-CNN with ND++ on generated data
-	$(BIN)/ndpp train-det --config mask_rcnn_ndpp_demo
+demo: env  ## train the small Mask R-CNN with ND++ on generated data, for half of its config's iterations
+	$(BIN)/ndpp train-det --config mask_rcnn_ndpp_demo \
+	    SOLVER.MAX_ITER 330 SOLVER.STEPS '(250, 300)' TEST.EVAL_PERIOD 330
 
 demo-seg: env  ## train the small DeepLabv3 with ND++ on generated streets
 	$(BIN)/ndpp train-seg --config deeplabv3_ndpp_demo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -91,6 +92,12 @@ def _train(cfg: CfgNode, resume: bool, tell: Callable[..., None], remarks: Seque
 
     with reported(write):
         trainer.train()
+    best = Path(cfg.OUTPUT_DIR) / "model_best.pth"
+    weights = best if best.is_file() else best.with_name("model_final.pth")
+    tell(
+        f"The page of the run is {best.with_name('report.html')}",
+        f"Try it on a picture of yours: ndpp infer IMAGE --weights {weights} --output out",
+    )
 
 
 def _evaluate(

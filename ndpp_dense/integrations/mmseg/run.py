@@ -116,6 +116,18 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
     if runner.rank == 0:
         more = ", evaluation.html" if eval_only else ", curves.png, report.html"
         say(f"results.json, predictions.png{more} in {config.work_dir}")
+        if not eval_only:
+            say(*_next_step(Path(config.work_dir), Path(config.filename).name))
+
+
+def _next_step(folder: Path, config: str) -> list[str]:
+    """How the newest of the best checkpoints, or else the last, is tried on a picture."""
+    best = sorted(folder.glob("best_*.pth"), key=lambda path: path.stat().st_mtime)
+    last = sorted(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
+    if not last or not (folder / config).is_file():
+        return []
+    words = f"--weights {(best or last)[-1]} --config {folder / config} --output out"
+    return [f"Try it on a picture of yours: ndpp infer IMAGE {words}"]
 
 
 def _train(runner: Any, kept: KeptWarnings) -> None:
