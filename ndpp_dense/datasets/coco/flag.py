@@ -23,11 +23,13 @@ class CocoSource:
         name: name to register it under; ends in `_train` or `_val`.
         json: annotation file.
         images: folder that the `file_name` entries are relative to.
+        remarks: what is to be shown of the files that the json was made from.
     """
 
     name: str
     json: Path
     images: Path
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
