@@ -185,9 +185,9 @@ def test_images_in_subfolders_and_at_cocos_size(tmp_path, monkeypatch, document,
 
     monkeypatch.setattr(os, "listdir", fake_listdir)
     path, images = write(tmp_path, document)
-    start = time.perf_counter()
+    start = time.process_time()
     assert validate_coco(path, images).num_images == 100_002
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert len(listed) == 2
 
 
