@@ -18,7 +18,11 @@ from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.run_config import build_config, flat_settings, prepare_run
-from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_training_sets
+from ndpp_dense.integrations.detectron2.setting_checks import (
+    check_device_and_classes,
+    check_training_sets,
+    unusual_settings,
+)
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
 from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
@@ -59,6 +63,7 @@ def evaluate_or_train(
             _evaluate(cfg, resume, tell)
         return
     check_training_sets(cfg)
+    remarks += unusual_settings(cfg)
     with claimed(cfg.OUTPUT_DIR, CHECKPOINTS, resume=resume):
         prepare_run(cfg)
         tell(*remarks)
@@ -83,7 +88,7 @@ def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
             "nothing to evaluate: the weights are random. Give some with --weights FILE or NAME, or --resume for the "
             f"newest checkpoint in {cfg.OUTPUT_DIR}{', which has none' if resume else ' (--resume is not given)'}."
         )
-    checkpointer.resume_or_load("" if loaded else cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer.resume_or_load(None if loaded else cfg.MODEL.WEIGHTS, resume=resume)
     results = evaluate(cfg, model)
     if comm.is_main_process():
         write_report(cfg, results)

@@ -69,7 +69,7 @@ class NDTrainer(TrainerBase):
         self.data = TrainData(cfg, CheckedDatasetMapper(cfg, True))  # pyright: ignore[reportCallIssue]
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.net, loaded = build_to_start(cfg, lambda: self.data, resume)
-        self._weights = "" if loaded else cfg.MODEL.WEIGHTS
+        self._weights = None if loaded else cfg.MODEL.WEIGHTS
         self.net.train()
         self.optimizer = build_optimizer(cfg, self.net)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)

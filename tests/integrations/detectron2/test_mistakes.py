@@ -65,6 +65,24 @@ def test_a_wrong_value(train, key, value, message):
     assert message in train(*nd, key, value)
 
 
+def test_steps_that_are_never_reached_are_said_not_to_count():
+    from detectron2.config import get_cfg
+
+    from ndpp_dense.integrations.detectron2.setting_checks import unusual_settings
+
+    cfg = get_cfg()
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 100, (60, 80)
+    assert unusual_settings(cfg) == []
+    cfg.SOLVER.STEPS = (60, 80000)
+    (line,) = unusual_settings(cfg)
+    assert "80000 are not reached by SOLVER.MAX_ITER 100, so the learning rate is lowered 1 times in place of 2" in line
+    cfg.SOLVER.STEPS = (60000, 80000)
+    (line,) = unusual_settings(cfg)
+    assert 'never lowered. Give steps below it, such as SOLVER.STEPS "(75,)", or () for none' in line
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    assert unusual_settings(cfg) == []
+
+
 OUT_OF_RANGE = [
     ("MODEL.ANCHOR_GENERATOR.SIZES", "[[0]]", "SIZES is [[0]], it must be a list, each entry a finite number, above"),
     ("MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [-3]]", "SIZES is [[8], [-3]]"),
