@@ -14,6 +14,7 @@ from torch import nn
 from ndpp_dense.distributed.stopping import stopping_at_once
 from ndpp_dense.integrations.detectron2.calibration import build_to_start
 from ndpp_dense.integrations.detectron2.checkpoint import CHECKPOINTS, NDCheckpointer
+from ndpp_dense.integrations.detectron2.class_names import write_class_names
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
@@ -58,6 +59,7 @@ def evaluate_or_train(
     check_device_and_classes(cfg)
     if eval_only:
         prepare_run(cfg)
+        write_class_names(cfg)
         tell(*remarks)
         with stopping_at_once("the evaluation"):
             _evaluate(cfg, resume, tell)
@@ -66,6 +68,7 @@ def evaluate_or_train(
     remarks += unusual_settings(cfg)
     with claimed(cfg.OUTPUT_DIR, CHECKPOINTS, resume=resume):
         prepare_run(cfg)
+        write_class_names(cfg)
         tell(*remarks)
         _train(cfg, resume, tell)
 
