@@ -82,6 +82,9 @@ def _split_paths(flag: str, paths: str) -> tuple[str, str]:
     drives = {match.start(1) for match in _DRIVE.finditer(paths)}
     colons = [i for i, letter in enumerate(paths) if letter == ":" and i not in drives]
     splits = [(paths[:i], paths[i + 1 :]) for i in colons if paths[:i].strip() and paths[i + 1 :].strip()]
+    plain = paths.strip() and not colons and not _ends_in_json(paths.strip())
+    if plain and not Path(paths.strip()).expanduser().exists():
+        raise ValueError(f"--dataset {flag!r}: there is no file or folder {paths.strip()!r}. {_FLAG_HELP}")
     if not splits:
         raise ValueError(
             f"--dataset {flag!r}: needs an annotation file and an image folder, got {paths!r}. {_FLAG_HELP}"

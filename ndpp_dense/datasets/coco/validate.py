@@ -81,7 +81,7 @@ def validate_coco(
     """
     path, folder = Path(json_path), Path(images)
     document = read_document(path, name)
-    report = Report(f"{name} ({path})")
+    report = Report(f"{name} ({path})", _sources(document))
     evaluated = name.endswith("_val") if evaluated is None else evaluated
     check_document(document, report, evaluated=evaluated)
     _check_annotations(document, report, masks=masks, evaluated=evaluated)
@@ -101,6 +101,16 @@ def validate_coco(
         sizes=measure_sizes(document),
         files=_absolute(document["images"], folder),
     )
+
+
+def _sources(document: Any) -> dict[int, str]:
+    """Where annotations stand in files of another layout, see `as_coco`; empty for files of others."""
+    entries = document.get("annotations") if isinstance(document, dict) else None
+    return {
+        entry["id"]: entry["source"]
+        for entry in (entries if isinstance(entries, list) else ())
+        if isinstance(entry, dict) and isinstance(entry.get("source"), str) and type(entry.get("id")) is int
+    }
 
 
 def _absolute(images: list[dict[str, Any]], folder: Path) -> frozenset[str]:

@@ -99,7 +99,7 @@ def _listed(file: Path, images: dict[str, Path], described: dict[str, Path], sub
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text: {error}.") from error
+        raise ValueError(f"{file} is no text in UTF-8 ({error}): save it as such.") from error
     whole = {images[name].name: name for name in images}
     names = list(dict.fromkeys(line if line in images else whole.get(line, line) for line in lines))
     for what, there in (("images", images), ("annotation files", described)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import reprlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,8 @@ __all__ = ["SPLITS", "read_yolo"]
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation", "test")}
 _BEYOND = 0.01  # of an image's side: tools that write labels round
 _LIST = ".txt"
+_BRIEF = reprlib.Repr()  # of a value that a stranger may have nested a thousandfold
+_BRIEF.maxlevel = _BRIEF.maxlist = _BRIEF.maxdict = 3
 _TEXTS = {
     "columns": "{count} lines of label files hold neither 'class x y width height' nor 'class x1 y1 x2 y2 x3 y3 ...' "
     "(with a sixth number, a confidence, they are predictions)",
@@ -69,7 +72,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         pass
 
     try:
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        content = yaml.load(_text(path), Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(yaml_fault(error, path.name)) from error
     if not isinstance(content, dict) or "names" not in content:
@@ -87,9 +90,11 @@ def _names(content: dict[str, Any]) -> list[str]:
         raise ValueError("its 'names' must be a list, or numbers from 0 on with a name each.")
     odd = [name for name in names if type(name) not in (str, int)]
     if odd:
-        raise ValueError(f"its 'names' hold {odd[0]!r}, which is no text to YAML: write it in quotes.")
+        raise ValueError(f"its 'names' hold {_BRIEF.repr(odd[0])}, which is no text to YAML: write it in quotes.")
     if content.get("nc", len(names)) != len(names):
-        raise ValueError(f"its 'nc' is {content['nc']!r} and 'names' are {len(names)}: correct one of them.")
+        raise ValueError(
+            f"its 'nc' is {_BRIEF.repr(content['nc'])} and 'names' are {len(names)}: correct one of them."
+        )
     return [str(name).strip() for name in names]
 
 
@@ -101,11 +106,14 @@ def _images(
     entries = [entries] if isinstance(entries, str) else entries
     if not isinstance(entries, list) or not all(isinstance(entry, str) and entry.strip() for entry in entries):
         raise ValueError(
-            f"its key {split!r} is {entries!r}, it must name a folder of images, a list (.txt), or several."
+            f"its key {split!r} is {_BRIEF.repr(entries)}, it must name a folder of images, a list (.txt), or several."
         )
+    base = path.parent / _slashes(str(content.get("path") or "."))
+    if not base.is_dir():
+        remarks.append(([base], "there is no folder that 'path' names: entries count from the folder of the file"))
     files: list[Path] = []
     for entry in entries:
-        place = _place(path, str(content.get("path") or "."), entry.strip(), subject)
+        place = _place(path, base, entry.strip(), subject)
         if place.is_dir():
             found = find_images(place)
             if found.left_out:
@@ -125,9 +133,9 @@ def _twice(files: list[Path]) -> list[Path]:
     return [file for file in files if file in seen or seen.add(file)]
 
 
-def _place(path: Path, base: str, entry: str, subject: str) -> Path:
+def _place(path: Path, base: Path, entry: str, subject: str) -> Path:
     """The folder or list that an entry names; exports of some tools lead one folder too far up, or name their disk."""
-    bases = [path.parent / _slashes(base), path.parent]
+    bases = [base, path.parent]
     for name in (_slashes(entry), _slashes(entry).removeprefix("../")):
         for folder in bases:
             place = Path(os.path.abspath(folder / name))
@@ -186,7 +194,7 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8-sig")  # editors on Windows write a mark first
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text: {error}.") from error
+        raise ValueError(f"{file} is no text in UTF-8 ({error}): save it as such.") from error
 
 
 def _read_labels(draft: Draft, labels: dict[Path, Path | None], base: Path) -> None:

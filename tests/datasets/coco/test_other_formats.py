@@ -1,6 +1,7 @@
 """YOLO's and Pascal VOC's layouts become the COCO json that says the same."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -347,3 +348,35 @@ def test_voc_lists_that_overlap_share_images(voc, tmp_path):
     found = {source.name: validate_coco(source.json, source.images, name=source.name) for source in (train, val)}
     (line,) = shared_images({"pets_train": found["pets_train"]}, {"pets_val": found["pets_val"]})
     assert line.startswith("1 of 2 images of pets_val are in pets_train too")
+
+
+def test_faults_that_only_the_whole_shows_name_their_line(yolo, tmp_path):
+    file = yolo()
+    set_labels(file, "\n0 0.5 0.5 0 0\n", "c", "val")
+    _, val = as_coco(flags(file), tmp_path / "made")
+    with pytest.raises(ValueError, match=r"positive width and height.*\(first in: labels/val/c\.txt:2\)"):
+        validate_coco(val.json, val.images, name=val.name)
+
+
+def test_files_in_other_encodings_and_paths_that_are_gone_are_said(yolo, tmp_path):
+    file = yolo(path="/nowhere/at/all")
+    train, _ = as_coco(flags(file), tmp_path / "made")
+    assert "there is no folder that 'path' names: entries count from the folder of the file" in train.remarks[0]
+    file.write_bytes("train: images/train\nnames: [k\xe4se]\n".encode("latin1"))
+    with pytest.raises(ValueError, match=r"data\.yaml is no text in UTF-8 .*save it as such"):
+        as_coco(flags(file)[:1], tmp_path / "made")
+
+
+def test_a_yaml_of_nested_aliases_is_refused_in_a_line(yolo, tmp_path):
+    levels = "".join(f"a{i + 1}: &a{i + 1} [{', '.join([f'*a{i}'] * 9)}]\n" for i in range(12))
+    for last in (
+        "train: images/train\nnames: *a12",
+        "train: *a12\nnames: [a]",
+        "train: images/train\nnames: [a]\nnc: *a12",
+    ):
+        file = yolo()
+        file.write_text(f"a0: &a0 [x]\n{levels}{last}\n")
+        with pytest.raises(ValueError, match=r"\.\.\.") as error:
+            as_coco([OtherSource("pets_train", file)], tmp_path / "made")
+        assert len(str(error.value)) < 900
+        shutil.rmtree(file.parent)
