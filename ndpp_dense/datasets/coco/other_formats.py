@@ -75,12 +75,15 @@ def _read(source: OtherSource) -> Draft:
     read = read_voc if source.path.is_dir() else read_yolo
     subject = f"--dataset {source.name}={source.path}"
     try:
-        return read(source.path, _split(source), subject)
+        draft = read(source.path, _split(source), subject)
     except (ValueError, OSError) as error:
         reason = str(error)
         if reason.startswith(subject):
             raise
         raise ValueError(f"{subject}: {reason}") from error
+    if not draft.annotations:
+        raise ValueError(f"{subject}: no label file of its {len(draft.images)} images holds an object. Look into one of them.")
+    return draft
 
 
 def _share_categories(drafts: Sequence[Draft]) -> None:

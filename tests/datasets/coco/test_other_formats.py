@@ -107,9 +107,12 @@ def test_voc_splits_share_their_categories(voc, tmp_path):
 def test_what_changed_on_disk_is_read_again(yolo, tmp_path):
     file = yolo()
     as_coco(flags(file), tmp_path / "made")
-    (file.parent / "labels" / "val" / "c.txt").write_text("")
+    (file.parent / "labels" / "val" / "c.txt").write_text("0 0.2 0.2 0.2 0.2\n")
     _, val = as_coco(flags(file), tmp_path / "made")
-    assert read(val)["annotations"] == []
+    assert boxes(read(val)) == [("cat", 4, 3, 8, 6)]
+    (file.parent / "labels" / "val" / "c.txt").write_text("")
+    with pytest.raises(ValueError, match="pets_val=.*no label file of its 1 images holds an object"):
+        as_coco(flags(file), tmp_path / "made")
 
 
 @pytest.mark.parametrize(
