@@ -321,7 +321,7 @@ def _check_files(path: Path, users: tuple[Path, ...]) -> None:
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
-        raise ValueError(f"overrides are KEY VALUE pairs (a space, no '='), got {len(overrides)} words: {' '.join(overrides)}.")
+        raise ValueError(f"overrides are KEY VALUE pairs (no '='), got {len(overrides)} words: {' '.join(overrides)}.")
     known, open_keys = set(_keys(cfg)), set(_open_keys(cfg))
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in known:

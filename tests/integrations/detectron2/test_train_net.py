@@ -70,7 +70,7 @@ def test_train_evaluate_and_the_default_folder(command, tmp_path, capsys):
     [
         (("SOLVER.BASE_LRR", 1), "no configuration key 'SOLVER.BASE_LRR'. The nearest: SOLVER.BASE_LR"),
         (("SOLVER.MASK_ON", 1), "no configuration key 'SOLVER.MASK_ON'. The nearest: MODEL.MASK_ON"),
-        (("SOLVER.BASE_LR",), "overrides are KEY VALUE pairs, got 1 words"),
+        (("SOLVER.BASE_LR",), "overrides are KEY VALUE pairs (no '='), got 1 words"),
         (("SOLVER.MAX_ITER", "many"), "override SOLVER.MAX_ITER many: SOLVER.MAX_ITER must be a whole number"),
         (("MODEL.NDPP.RULES", "{'a': "), "override MODEL.NDPP.RULES {'a': : it is no YAML"),
         (("MODEL.NDPP.RULES", "False"), "it is a bool, no mapping. Write it as in a config file"),
