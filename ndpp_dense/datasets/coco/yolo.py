@@ -92,9 +92,7 @@ def _names(content: dict[str, Any]) -> list[str]:
     if odd:
         raise ValueError(f"its 'names' hold {_BRIEF.repr(odd[0])}, which is no text to YAML: write it in quotes.")
     if content.get("nc", len(names)) != len(names):
-        raise ValueError(
-            f"its 'nc' is {_BRIEF.repr(content['nc'])} and 'names' are {len(names)}: correct one of them."
-        )
+        raise ValueError(f"its 'nc' is {_BRIEF.repr(content['nc'])} and 'names' are {len(names)}: correct one of them.")
     return [str(name).strip() for name in names]
 
 
