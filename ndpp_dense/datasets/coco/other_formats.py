@@ -82,9 +82,8 @@ def _read(source: OtherSource) -> Draft:
             raise
         raise ValueError(f"{subject}: {reason}") from error
     if not draft.annotations:
-        raise ValueError(
-            f"{subject}: no label file of its {len(draft.images)} images holds an object. Look into one of them."
-        )
+        count = len(draft.images)
+        raise ValueError(f"{subject}: no label file of its {count} images holds an object. Look into one of them.")
     return draft
 
 

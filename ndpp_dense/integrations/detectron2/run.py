@@ -84,6 +84,9 @@ def _train(cfg: CfgNode, resume: bool, tell: Callable[..., None], remarks: Seque
     with faults_of_settings("building the model and what trains it", _NEXT, flat_settings(cfg)):
         trainer = NDTrainer(cfg, resume)
     tell(_found(cfg, trainer.net, f"{len(trainer.data.dicts)} training images"))
+    if len(trainer.data.dicts) < cfg.SOLVER.IMS_PER_BATCH:
+        batch, count = cfg.SOLVER.IMS_PER_BATCH, len(trainer.data.dicts)
+        tell(f"warning: SOLVER.IMS_PER_BATCH is {batch}, and there are {count} images: a step sees some of them twice.")
     trainer.resume_or_load(resume)
 
     def write(state: str, remark: str) -> None:

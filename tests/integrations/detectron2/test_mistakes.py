@@ -112,6 +112,19 @@ def test_numbers_out_of_range_are_told_together(train):
         assert [message for _, message in words.values() if message not in said] == []
 
 
+def test_numbers_that_no_counter_or_memory_holds():
+    from detectron2.config import get_cfg
+
+    from ndpp_dense.integrations.detectron2 import add_ndpp_config
+    from ndpp_dense.integrations.detectron2.setting_checks import check_settings
+
+    cfg = add_ndpp_config(get_cfg())
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH = 10**30, 10**12
+    with pytest.raises(ValueError, match="must be a whole number, at least 1, and at most 2147483648") as error:
+        check_settings(cfg)
+    assert "SOLVER.IMS_PER_BATCH is 1000000000000, it must be a whole number, from 1 to 65536" in str(error.value)
+
+
 def test_every_number_has_a_range():
     from detectron2.config import get_cfg
 
