@@ -114,8 +114,8 @@ def spectra_section(spectra: Sequence[LayerSpectrum]) -> Section:
     pictures = []
     with drawing("report.html, condition numbers"):
         figures = _medians(spectra)
-        alt = f"Condition number of {len(spectra)} layers: median {figures['condition before']} before D, "
-        alt += f"{figures['after']} after."
+        alt = f"Condition number of {len(spectra)} layers: median {figures['condition before D']} before D, "
+        alt += f"{figures['condition after D']} after."
         caption = "Condition number of each layer's input"
         pictures.append(Picture(caption, alt, figure_bytes(draw_conditions(spectra))))
     table = Table("ND++ layers", _HEAD, [_row(layer) for layer in spectra])
@@ -144,8 +144,8 @@ def _page(found: Inspection, folder: Path) -> Page:
 
 def _medians(spectra: Sequence[LayerSpectrum]) -> dict[str, str]:
     return {
-        "condition before": _number(float(np.median([layer.condition_before for layer in spectra]))),
-        "after": _number(float(np.median([layer.condition_after for layer in spectra]))),
+        "condition before D": _number(float(np.median([layer.condition_before for layer in spectra]))),
+        "condition after D": _number(float(np.median([layer.condition_after for layer in spectra]))),
         "variance kept": f"{np.median([layer.kept for layer in spectra]):.0%}",
     }
 
