@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ndpp_dense.ops.absolute_sum import absolute_sum
-from ndpp_dense.ops.eager import differentiates_by_hand, is_fake, needs_gradient, runs_eagerly
+from ndpp_dense.ops.eager import differentiates_by_hand, is_fake, needs_gradient, runs_eagerly, scalar
 from ndpp_dense.ops.precision import statistics_dtype, without_autocast
 
 __all__ = [
@@ -133,14 +132,7 @@ def _inverse_mean(total: Tensor, count: int) -> Tensor:
     total = total if bright else F.threshold(total, FLOOR * count, count)  # which lets NaN through
     if on_cpu or is_fake(total) or not differentiates_by_hand(total):
         return count / total
-    return torch.div(_number(count, total.dtype), total)  # one operation of a device, where a Python number takes two
-
-
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)  # what is kept here must serve in training too
-def _number(value: int, dtype: torch.dtype) -> Tensor:
-    """A scalar on the CPU, whose value every device is told without a copy."""
-    return torch.tensor(value, dtype=dtype, device="cpu")
+    return torch.div(scalar(count, total.dtype), total)  # one operation of a device, where a Python number takes two
 
 
 class ScriptableScale(nn.Module):

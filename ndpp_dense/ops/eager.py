@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from torch._C._functorch import is_legacy_batchedtensor
 from torch.autograd import forward_ad
 
-__all__ = ["differentiates_by_hand", "is_fake", "needs_gradient", "never_compiled", "runs_eagerly"]
+__all__ = [
+    "differentiates_by_hand",
+    "is_fake",
+    "made_once",
+    "needs_gradient",
+    "never_compiled",
+    "runs_eagerly",
+    "scalar",
+]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -54,6 +62,34 @@ def differentiates_by_hand(*tensors: Tensor | None) -> bool:
         if is_legacy_batchedtensor(tensor):  # autograd's is_grads_batched
             return False
     return True
+
+
+def made_once(function: Function) -> Function:
+    """Keeps what a function of hashable arguments has made, for as long as the process lives.
+
+    Not what it makes for fake tensors or in a CUDA graph that is captured: others could not use that.
+    """
+    made: dict[tuple[Any, ...], Any] = {}
+
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return function(*args)
+        fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not None
+        if fake or (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
+            return made[args] if args in made and not fake else function(*args)
+        if args not in made:
+            with torch.inference_mode(False):  # it must serve in training too
+                made[args] = function(*args)
+        return made[args]
+
+    return cast(Function, call)
+
+
+@made_once
+def scalar(value: float, dtype: torch.dtype) -> Tensor:
+    """A number as a tensor of a data type, on the CPU: a device is told its value without a copy, in one operation."""
+    return torch.tensor(value, dtype=dtype, device="cpu")
 
 
 def is_fake(tensor: Tensor) -> bool:

@@ -23,7 +23,7 @@ CONFIGS = {
     "fast": WhiteningConfig(),
     "every": WhiteningConfig(schedule="every=2"),
     "stale": WhiteningConfig(schedule="stale"),
-    "quintic": WhiteningConfig(solver="quintic", num_iters=5, local_scale="std"),
+    "quintic": WhiteningConfig(solver="quintic", num_iters=5, local_scale="std", eps=0.5),
     "many iterations": WhiteningConfig(num_iters=6, local_scale="none"),
     "paper": WhiteningConfig.paper(),
     "paper, a D per block": WhiteningConfig.paper().override({"shared_blocks": False, "block_size_spatial": 4}),
@@ -113,7 +113,8 @@ def test_values_gradients_and_statistics_are_the_same(config, as_on_a_device):
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_under_autocast_they_are_the_same_to_its_rounding(config, as_on_a_device):
     model = net(config, torch.float32)
-    batches = [x for x in inputs(torch.float32) if x.isfinite().all()]
+    # Without the dark image, whose rounding is divided by next to nothing.
+    batches = [x for x in inputs(torch.float32) if x.isfinite().all() and x.flatten(1).any(1).all()]
     expected = trained(copy.deepcopy(model), batches, amp=True)
     assert_alike(trained(model, batches, as_on_a_device, amp=True), expected, 0.05)
 

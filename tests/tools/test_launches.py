@@ -6,10 +6,10 @@ from bench import launches
 
 # Operations of ResNet-50, and how many of them at the most.
 BOUNDS = {
-    "ND++ fast": 4669,
-    "ND++ fast, stale": 1669,
-    "ND++ fast, every=4, between updates": 1142,
-    "ND++ paper": 9979,
+    "ND++ fast": 3157,
+    "ND++ fast, stale": 1487,
+    "ND++ fast, every=4, between updates": 982,
+    "ND++ paper": 6820,
 }
 
 
