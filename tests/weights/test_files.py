@@ -109,7 +109,7 @@ def test_files_without_weights(tmp_path, content, suffix):
 def test_truncated_and_foreign_files(tmp_path, suffix):
     file = tmp_path / f"a.{suffix}"
     write_weights(tmp_path / "whole.pth", WEIGHTS, "model", {})
-    for content in ((tmp_path / "whole.pth").read_bytes()[:-200], b"", b"<html>not found</html>"):
+    for content in ((tmp_path / "whole.pth").read_bytes()[:-200], b"", b"no weights at all"):
         file.write_bytes(content)
         with pytest.raises(WeightFileError, match=rf"a.{suffix} \({len(content)} bytes\): .*truncated, corrupt"):
             read_weights(file)
