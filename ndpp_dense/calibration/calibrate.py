@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from ndpp_dense.calibration.folds import Folds, OriginalLayer, plan_folds
 from ndpp_dense.calibration.trace import refuse_bad_numbers, refuse_difference, replaced_outputs, trace
 from ndpp_dense.calibration.weights import SampleScale, average_scale, fit, scale_sums
+from ndpp_dense.conversion.attention import attention_split
 from ndpp_dense.conversion.convert import ConversionReport, convert_to_ndpp
 from ndpp_dense.conversion.module_surgery import evaluation
-from ndpp_dense.conversion.rules import Rule
+from ndpp_dense.conversion.rules import Rule, RuleBook
 from ndpp_dense.layers import NDLayer, WhiteningConfig, nd_layers
 from ndpp_dense.layers.model_statistics import update_stats
 from ndpp_dense.ops.collectives import sum_over_ranks
@@ -90,6 +91,19 @@ def calibrate_ndpp(
     config = config or WhiteningConfig.fast("imagenet")
     batches = _drawn(data, num_batches)
     run = forward or (lambda model, batch: model(batch))
+    with attention_split(model, RuleBook(config, rules)):
+        return _calibrated(model, batches, config, rules, run, untrained)
+
+
+def _calibrated(
+    model: nn.Module,
+    batches: list[Any],
+    config: WhiteningConfig,
+    rules: Mapping[Any, Rule] | None,
+    run: Run,
+    untrained: Collection[str],
+) -> ConversionReport:
+    """The conversion, where attention is split as far as the rules want it."""
     with torch.no_grad(), evaluation(model):
         folds = plan_folds(model, config, rules, lambda module: run(module, batches[0]))
         twin = deepcopy(model)

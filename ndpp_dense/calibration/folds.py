@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from ndpp_dense.calibration.trace import TOLERANCE, Trace, trace
 from ndpp_dense.calibration.weights import fold_norm, folding_error, is_foldable, normalize
 from ndpp_dense.conversion.convert import ConversionReport, convert_to_ndpp
+from ndpp_dense.conversion.norm_pairs import is_linear_map
+from ndpp_dense.conversion.probe import is_norm
 from ndpp_dense.conversion.rules import Rule, RuleBook
 from ndpp_dense.layers import WhiteningConfig
 
@@ -105,9 +107,9 @@ def plan_folds(
         ValueError: A layer to be converted does not run or shares its parameters, or a norm must go and cannot.
     """
     dry = convert_to_ndpp(deepcopy(model), config, rules, run)  # conversion may set weights to zero
-    norms = [record.name for record in dry.records if record.action in ("dropped", "kept")]
+    norms = [r.name for r in dry.records if r.action in ("dropped", "kept") and is_norm(model.get_submodule(r.name))]
     _refuse_shared_parameters(model, dry.converted)
-    layers = [*dry.converted, *dry.left]
+    layers = [*dry.converted, *(name for name in dry.left if is_linear_map(model.get_submodule(name)))]
     before = trace(model, layers, norms, lambda: run(model))
     _refuse_idle(before, dry.converted)
     book = RuleBook(config, rules)

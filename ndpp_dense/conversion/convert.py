@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from ndpp_dense.conversion.attention import attention_names, attention_split
 from ndpp_dense.conversion.dataflow import Dataflow, watch
 from ndpp_dense.conversion.dropped_norms import drop_norm
 from ndpp_dense.conversion.examples import Example, runner, watch_guessed
@@ -61,7 +62,9 @@ def convert_to_ndpp(
         model: Any module with linear layers below it (not itself one).
         config: How to whiten; ``WhiteningConfig.fast("imagenet")`` if None.
         rules: Exceptions by name, pattern or type; see :class:`ndpp_dense.conversion.rules.RuleBook`. Prediction layers
-            and layers that run at several sizes, as those that pyramid levels share, are left by default.
+            and layers that run at several sizes, as those that pyramid levels share, are left by default; so are the
+            input projections of ``nn.MultiheadAttention``, which ``{"MultiheadAttention": True}`` makes layers of their
+            own (:class:`ndpp_dense.conversion.attention.SplitAttention`).
         example: What the model can be called with: a tensor, a tuple of arguments or a mapping of keywords; or a
             function that takes the model and runs it. If None, pictures and rows of the first layer's width are tried
             on a copy of the model.
@@ -84,8 +87,14 @@ def convert_to_ndpp(
         raise ValueError(
             f"A lone {type(model).__name__} cannot be replaced in place: use NDLinear.from_linear and the like."
         )
+    with attention_split(model, book):
+        return _convert(model, book, example)
+
+
+def _convert(model: nn.Module, book: RuleBook, example: Example | None) -> ConversionReport:
+    """The conversion itself, where attention is split as far as the rules want it."""
     names = {name for name, m in model.named_modules(remove_duplicate=False) if linear_kind(m) or is_norm(m)}
-    book.check_used(sorted(names))
+    book.check_used(sorted(names | attention_names(model)))
     flow = _watched(model, example)
     replacements: dict[nn.Module, nn.Module] = {}
     records: dict[nn.Module, LayerRecord] = {}

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from ndpp_dense.conversion.attention import unsplittable
 from ndpp_dense.conversion.report import LayerRecord
+from ndpp_dense.conversion.rules import ATTENTION
 from ndpp_dense.layers.base import NDLayer
 
 __all__ = ["other_layers", "use_no_fused_kernels", "work_on_copies"]
 
-_LINEAR_MAPS = (_ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
+_LINEAR_MAPS = (_ConvNd, nn.Bilinear, nn.RNNBase, nn.RNNCellBase)
 
 
 def other_layers(model: nn.Module, known: Container[nn.Module]) -> dict[nn.Module, LayerRecord]:
@@ -40,6 +42,9 @@ def _verdict(module: nn.Module) -> tuple[str, str]:
     """What was done with a module, and why."""
     if isinstance(module, torch.jit.ScriptModule):
         return "left", "scripted: its code cannot be changed"
+    if isinstance(module, nn.MultiheadAttention):
+        fault = unsplittable(module)
+        return "left", fault or f"its projections are one parameter; the rule {ATTENTION!r}: True makes them layers"
     if isinstance(module, _LINEAR_MAPS):
         return "left", f"there is no ND++ form of {_kind(module)}"
     if "norm" in _kind(module).lower():

@@ -11,7 +11,7 @@ from torch import nn
 
 from ndpp_dense.layers.config import WhiteningConfig
 
-__all__ = ["LEFT_BY_DEFAULT", "LINEAR_TYPES", "Rule", "RuleBook"]
+__all__ = ["ATTENTION", "LEFT_BY_DEFAULT", "LINEAR_TYPES", "Rule", "RuleBook"]
 
 Rule = WhiteningConfig | Mapping[str, Any] | bool
 LINEAR_TYPES: dict[str, type[nn.Module]] = {
@@ -23,6 +23,7 @@ LINEAR_TYPES: dict[str, type[nn.Module]] = {
     "ConvTranspose3d": nn.ConvTranspose3d,
     "Linear": nn.Linear,
 }
+ATTENTION = "MultiheadAttention"
 
 _PREDICTION = "prediction layer: its output is read as it is"
 _SHARED = "runs at several sizes, as once per pyramid level: levels would mix their statistics"
@@ -53,7 +54,8 @@ class RuleBook:
             config: Default configuration.
             rules: Keys: a layer's name; a pattern with ``*``, ``?`` or ``[...]``; or a type (``nn.Linear``) or its name
                 (``"Linear"``). Values: True (convert), False (leave), a mapping of configuration fields to override, or
-                a whole ``WhiteningConfig``. For a norm, True drops it and False keeps it.
+                a whole ``WhiteningConfig``. For a norm, True drops it and False keeps it. For an
+                ``nn.MultiheadAttention``, True splits its projections into layers, which have rules of their own.
 
         Raises:
             ValueError: A value is none of these, or a field is unknown.
@@ -65,7 +67,7 @@ class RuleBook:
         for key, value in (rules or {}).items():
             name = key.__name__ if isinstance(key, type) else str(key)
             self._checked(name, value)
-            if name in LINEAR_TYPES:
+            if name in LINEAR_TYPES or name == ATTENTION:
                 self.types[name] = value
             elif any(c in name for c in "*?["):
                 self.patterns[name] = value
@@ -102,6 +104,20 @@ class RuleBook:
             return (self.config, reason) if value else (None, reason)
         return (value, reason) if isinstance(value, WhiteningConfig) else (self.config.override(value), reason)
 
+    def splits(self, name: str) -> bool:
+        """Whether the projections of an ``nn.MultiheadAttention`` are to become layers of their own.
+
+        Raises:
+            ValueError: The rule says more than that.
+        """
+        value, key = self.lookup(name) or (self.types.get(ATTENTION, False), f"rule {ATTENTION!r}")
+        if not isinstance(value, bool):
+            raise ValueError(
+                f"The {key} has the value {value!r:.60} for attention {name!r}. Choices: True (split its projections "
+                f"into layers), False (leave it). The layers have rules of their own: '{name}.q_proj'."
+            )
+        return value
+
     def check_used(self, names: list[str]) -> None:
         """Refuses rules that fit no layer.
 
@@ -113,7 +129,7 @@ class RuleBook:
         if idle:
             near = get_close_matches(idle[0], names, n=3, cutoff=0.3)
             raise ValueError(
-                f"Rules that match no linear or norm layer of the model: {', '.join(map(repr, idle))}. "
+                f"Rules that match no linear, norm or attention layer of the model: {', '.join(map(repr, idle))}. "
                 f"Nearest to {idle[0]!r}: {', '.join(map(repr, near or names[:5]))}."
             )
 

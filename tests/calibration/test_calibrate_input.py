@@ -58,7 +58,7 @@ REFUSED = {
         {},
         "'0' is torch.bfloat16: calibrate in float32",
     ),
-    "misspelt rule": (net, data(), {"rules": {"00": False}}, "Rules that match no linear or norm layer"),
+    "misspelt rule": (net, data(), {"rules": {"00": False}}, "Rules that match no linear, norm or attention layer"),
     "all left": (net, data(), {"rules": {"*": False}}, "Nothing was converted"),
     "idle layer": (
         lambda: net().append(nn.Identity()).append(nn.Linear(3, 3)),

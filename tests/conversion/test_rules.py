@@ -69,7 +69,9 @@ def test_a_rule_that_fits_nothing_names_the_nearest_layer():
     model.add_module("linear_one", nn.Linear(4, 4))
     model.add_module("norm", nn.LayerNorm(4))
     for rule in ("linear_oen", "linear_x*"):
-        with pytest.raises(ValueError, match=f"match no linear or norm layer of the model: .*{rule[:8]}.*'linear_one'"):
+        with pytest.raises(
+            ValueError, match=f"match no linear, norm or attention layer of the model: .*{rule[:8]}.*'linear_one'"
+        ):
             convert_to_ndpp(model, rules={rule: False})
     assert type(model.linear_one) is nn.Linear
 

@@ -33,7 +33,7 @@ def test_own_names_and_those_of_timm(tiny):
 
 
 def test_rules_that_fit_no_layer_are_refused(tiny):
-    with pytest.raises(ValueError, match="match no linear or norm layer"):
+    with pytest.raises(ValueError, match="match no linear, norm or attention layer"):
         build_network(tiny(ndpp={"rules": {"conv99": False}}), 2)
 
 

@@ -123,7 +123,7 @@ def test_rules_and_settings(build):
     [
         ({"block_sise": 8}, "no key 'block_sise'. Did you mean 'block_size'"),
         ({"preset": "papers"}, "Did you mean 'paper'"),
-        ({"rules": {"backbone.stm.0": False}}, "match no linear or norm layer"),
+        ({"rules": {"backbone.stm.0": False}}, "match no linear, norm or attention layer"),
         ({"rules": {"*.conv1": {"epps": 1}}}, "no field 'epps'. Did you mean 'eps'"),
     ],
 )
