@@ -189,7 +189,10 @@ def _facts(folder: Path) -> Mapping[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         run = Run("", found)
-        _row(run), run.curve("loss"), run.curve("rate"), found["settings"].items()
+        _row(run)
+        for role in _TITLES:
+            run.curve(role)
+        dict(found["settings"].items())
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:100]
         raise ValueError(f"{file} is damaged, or no report of a run ({type(error).__name__}: {reason}).") from error

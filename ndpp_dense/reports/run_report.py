@@ -186,7 +186,7 @@ def _write_json(report: RunReport, memory: Mapping[str, int]) -> None:
             **memory,
         },
         "settings": {redacted(name): redacted(value) for name, value in report.settings.items()},
-        "left_plain": dict(report.conversion[1]),
+        "left_plain": {redacted(name): redacted(reason) for name, reason in report.conversion[1].items()},
         "versions": versions(report.device),
         "warnings": [redacted(text) for text in report.warnings],
     }
