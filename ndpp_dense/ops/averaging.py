@@ -116,11 +116,12 @@ def average_moments(
     """
     dim = before.mean.shape[1]
     magnitude = moments.outer.square().sum((1, 2)) + moments.total.square().sum(1)
-    broken = torch.zeros_like(moments.count).index_add_(0, layer_of_block, (~magnitude.isfinite()).to(magnitude.dtype))
-    usable = (broken == 0) & (moments.count >= MIN_ROWS)
-    rate, weight = share_of_step(before.weight, moments.count * usable, dim, momentum)
+    counts = torch.as_tensor(moments.count)
+    broken = torch.zeros_like(counts).index_add_(0, layer_of_block, (~magnitude.isfinite()).to(magnitude.dtype))
+    usable = (broken == 0) & (counts >= MIN_ROWS)
+    rate, weight = share_of_step(before.weight, counts * usable, dim, momentum)
     rate = rate[layer_of_block]
-    count, usable = moments.count.clamp(min=1)[layer_of_block], usable[layer_of_block]
+    count, usable = counts.clamp(min=1)[layer_of_block], usable[layer_of_block]
     offset = torch.where(usable, rate / count, 0).unsqueeze(1) * torch.where(usable.unsqueeze(1), moments.total, 0)
     outer = torch.where(usable.view(-1, 1, 1), moments.outer / count.view(-1, 1, 1), before.cov)
     cov = torch.lerp(before.cov, outer, rate.view(-1, 1, 1))

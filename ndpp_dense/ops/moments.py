@@ -154,7 +154,7 @@ def sum_moments_over_ranks(moments: Moments, group: ProcessGroup | None = None) 
         return moments
     packed = sum_over_ranks(pack_moments(moments), group)
     count, total, outer = unpack_moments(packed, 1, *moments.total.shape)
-    return Moments(count.view(()), total, outer)
+    return Moments(torch.as_tensor(count).view(()), total, outer)
 
 
 def pack_moments(moments: Moments) -> Tensor:

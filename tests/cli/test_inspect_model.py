@@ -91,4 +91,4 @@ def test_what_is_wrong_ends_in_one_line(words, message, tmp_path, capsys, monkey
     assert main(["inspect", *(places.get(word, word) for word in words)]) == 2
     error = capsys.readouterr().err
     assert message in error
-    assert error.count("\n") == 2
+    assert error.count("\n") == 1

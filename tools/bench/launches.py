@@ -125,13 +125,13 @@ class CountOperations(TorchDispatchMode):
         """The function, whose operations are counted to the part."""
 
         def runs(*args: Any, **kwargs: Any) -> Any:
-            before, first = self._part, torch.autograd._get_sequence_nr()
+            before, first = self._part, _next_node()
             self._part = part
             try:
                 return call(*args, **kwargs)
             finally:
                 self._part = before
-                for node in range(first, torch.autograd._get_sequence_nr()):
+                for node in range(first, _next_node()):
                     self._part_of_node.setdefault(node, part)
 
         return runs
@@ -143,3 +143,8 @@ class CountOperations(TorchDispatchMode):
             self.number[part] += 1
             self.names[func.name().removeprefix("aten::")] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _next_node() -> int:
+    """The number that autograd gives to the next node of the graph."""
+    return torch.autograd._get_sequence_nr()  # pyright: ignore[reportPrivateImportUsage]

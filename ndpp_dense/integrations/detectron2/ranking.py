@@ -59,7 +59,7 @@ def _matches(truths: Sequence[Instance], found: Sequence[Instance]) -> int:
     if not truths or not found:
         return 0
     found_boxes, true_boxes = (np.array([one.box for one in side], float) @ _XYXY_TO_XYWH for side in (found, truths))
-    free = mask.iou(found_boxes, true_boxes, [0] * len(truths))
+    free: Any = mask.iou(found_boxes, true_boxes, [0] * len(truths))
     count = 0
     for row in free:
         best = int(row.argmax())

@@ -45,7 +45,7 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
         WeightFileError: It cannot be read, or asks for more than plain data.
     """
     path = Path(filename).expanduser()
-    content = read_checkpoint(path)
+    content: dict[str, Any] = read_checkpoint(path)
     if path.suffix.lower() == ".safetensors":
         return {"state_dict": content["model"]}
     if "state_dict" not in content:

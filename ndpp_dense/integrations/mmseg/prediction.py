@@ -110,7 +110,8 @@ def of_run(config: Path, weights: Path, device: str = "cpu", score: float = 0.0)
     load_own(network, content.get("state_dict", content), weights, config)
     meta = (content.get("meta") or {}).get("dataset_meta") or {}
     heads = network.decode_head if isinstance(network.decode_head, nn.ModuleList) else [network.decode_head]
-    classes = tuple(map(str, meta.get("classes") or range(heads[-1].num_classes)))
+    count: Any = heads[-1].num_classes
+    classes = tuple(map(str, meta.get("classes") or range(count)))
     return Predictor(network, settings, classes)
 
 
