@@ -40,11 +40,11 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     args = parser.parse_args()
     options = {"weights": None, "weights_backbone": None, "num_classes": 2}
-    if args.model == "maskrcnn":  # its prediction layers stay plain by default
-        model, loss_of, rules = maskrcnn_resnet50_fpn(**options, min_size=SIZE, max_size=SIZE), detection_loss, {}
+    if args.model == "maskrcnn":
+        model, loss_of = maskrcnn_resnet50_fpn(**options, min_size=SIZE, max_size=SIZE), detection_loss
     else:
-        model, loss_of, rules = deeplabv3_resnet50(**options), segmentation_loss, {"classifier.4": False}
-    print(convert_to_ndpp(model, WhiteningConfig.fast("coco"), rules).summary())  # before the optimizer
+        model, loss_of = deeplabv3_resnet50(**options), segmentation_loss
+    print(convert_to_ndpp(model, WhiteningConfig.fast("coco")).summary())  # before the optimizer
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     for step in range(args.steps):
         loss = loss_of(model.train(), [picture() for _ in range(2)])

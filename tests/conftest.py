@@ -1,8 +1,10 @@
 """Shared by all tests: what one leaves behind is taken away, worker scripts, and which Detectron2 is tested."""
 
 import atexit
+import importlib.util
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +29,44 @@ def _use_checkout(checkout: Path) -> None:
 
 if os.environ.get("DETECTRON2_SOURCE"):
     _use_checkout(Path(os.environ["DETECTRON2_SOURCE"]))
+
+
+# What an environment with one framework lacks, and what installs it.
+OPTIONAL = {
+    **dict.fromkeys(("detectron2", "fvcore", "iopath"), "ndpp install-detectron2"),
+    **dict.fromkeys(("pycocotools", "sklearn", "tabulate"), "pip install -e '.[detectron2]'"),
+    **dict.fromkeys(("mmcv", "mmengine", "mmseg"), "pip install -e '.[mmseg]'"),
+    **dict.fromkeys(("scipy", "timm", "torchvision"), "pip install -e '.[pretrain]'"),
+}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    """Skips, by name, files and folders of tests that import what is not installed."""
+    report = yield
+    found = re.search(r"ModuleNotFoundError: No module named '(\w+)", str(report.longrepr)) if report.failed else None
+    if found and _is_lacking(found[1]):
+        report.outcome, report.longrepr = "skipped", (str(collector.path), 0, _lacking(found[1]))
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Likewise tests that import it when they run."""
+    report = yield
+    error = call.excinfo.value if call.excinfo else None
+    name = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if report.failed and _is_lacking(name):
+        report.outcome, report.longrepr = "skipped", (str(item.path), item.location[1] or 0, _lacking(name))
+    return report
+
+
+def _is_lacking(name):
+    return name in OPTIONAL and importlib.util.find_spec(name) is None
+
+
+def _lacking(name):
+    return f"Skipped: {name} is not installed: {OPTIONAL[name]}"
 
 
 @pytest.fixture(autouse=True)

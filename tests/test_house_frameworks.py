@@ -15,6 +15,7 @@ LISTS_OF_PACKAGES = {
     TOOLS / "bench" / "machine.py",
     TOOLS / "bench" / "gpu" / "plan.py",
     TOOLS / "sweeps" / "suites.py",
+    PACKAGE / "reports" / "surroundings.py",
 }
 FILES = sorted([*PACKAGE.rglob("*.py"), *TOOLS.rglob("*.py")])
 

@@ -36,7 +36,7 @@ GLIBC = (28, 27, 24, 17)  # pip matches these exactly
 PRESENT = (
     *("torch", "torchvision", "timm", "triton", "numpy", "scikit-learn", "matplotlib", "pillow", "pytest"),
     *("pytest-timeout", "hypothesis", "tensorboard", "safetensors", "tabulate", "cloudpickle", "tqdm", "filelock"),
-    *("pyyaml", "packaging", "pygments", "typing-extensions", "scipy"),  # the last four by way of the others
+    *("pyyaml", "packaging", "pygments", "typing-extensions", "scipy", "jinja2"),  # the last five come with the others
 )
 WHEELS = (
     *("addict", "ftfy", "hydra-core", "markdown-it-py", "mdurl", "mmcv-lite", "mmengine", "mmsegmentation"),

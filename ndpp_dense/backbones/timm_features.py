@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -17,6 +18,7 @@ from ndpp_dense.weights.formats import unwrapped
 
 __all__ = ["NORMS", "TimmFeatures"]
 
+_SHAPE = re.compile(r"size mismatch for ([^:]+):")
 NORMS = ("", "FrozenBN", "SyncBN")
 
 
@@ -100,13 +102,25 @@ def _create(name: str, weights: str | Path, out_indices: Sequence[int], output_s
         settings |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
         network = timm.create_model(name, features_only=True, **settings)
-    except (RuntimeError, AssertionError, TypeError, KeyError, IndexError, ValueError) as error:
-        asked = f"out_indices = {tuple(out_indices)}, output_stride = {output_stride}, weights = {str(weights)!r}"
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
-        raise ValueError(f"timm cannot make feature maps of {name!r} with {asked}: {reason}.") from error
+    except RuntimeError as error:
+        shapes = _SHAPE.findall(str(error))
+        if not shapes:
+            raise _unusable(name, out_indices, output_stride, error) from error
+        raise ValueError(
+            f"{weights} does not fit {name!r}: {len(shapes)} of its weights have another shape, the first "
+            f"{shapes[0]!r}. It is of another model: give that one's name, or weights of this one."
+        ) from error
+    except (AssertionError, TypeError, KeyError, IndexError, ValueError) as error:
+        raise _unusable(name, out_indices, output_stride, error) from error
     if entries is not None:
         _refuse_unmatched(network, entries, name, weights)
     return network
+
+
+def _unusable(name: str, out_indices: Sequence[int], output_stride: int, error: Exception) -> ValueError:
+    asked = f"out_indices = {tuple(out_indices)}, output_stride = {output_stride}"
+    reason = " ".join(str(error).split())[:400] or type(error).__name__
+    return ValueError(f"timm cannot make feature maps of {name!r} with {asked}: {reason}.")
 
 
 def _refuse_unmatched(network: nn.Module, entries: Mapping[str, Tensor], name: str, weights: str | Path) -> None:
@@ -117,7 +131,8 @@ def _refuse_unmatched(network: nn.Module, entries: Mapping[str, Tensor], name: s
     if unmatched:
         raise ValueError(
             f"{weights} does not fit {name!r}: it has nothing for {len(unmatched)} of {len(state)} weights, the first "
-            f"{unmatched[0]!r}. Its own names begin with {', '.join(list(entries)[:3])}. Is it of another model?"
+            f"{unmatched[0]!r}. Its own names begin with {', '.join(list(entries)[:3])}. It is of another "
+            "model: give that one's name, or weights of this one."
         )
 
 

@@ -81,7 +81,7 @@ def readable_errors(traceback: bool) -> Iterator[None]:
         if message is None:
             raise
         rank = f" in process {os.environ['RANK']}" if "RANK" in os.environ else ""
-        sys.stderr.write(f"error{rank}: {shown(message)}\n(--traceback shows where it arose)\n")
+        sys.stderr.write(f"error{rank}: {shown(message)} (--traceback shows where it arose)\n")
         sys.stderr.flush()
         raise SystemExit(2) from None
 

@@ -21,7 +21,7 @@ def framework_of(model: ZooModel) -> Any:
 
 
 def predictor_of(model: ZooModel) -> Any:
-    """The class that predicts with the model of a row and draws what it predicts.
+    """The module whose ``of_zoo`` predicts with the model of a row and draws what it predicts.
 
     Raises:
         ZooError: The framework is not installed, or unknown to this release, or the model makes no pictures.

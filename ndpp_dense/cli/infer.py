@@ -1,9 +1,10 @@
-"""``ndpp infer``: pictures of what a model of the zoo finds."""
+"""``ndpp infer``: pictures of what a model of the zoo, or of a run, finds."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from ndpp_dense.zoo import SCHEME, load_index
 
 __all__ = ["add_arguments", "run"]
 
+_WEIGHTS = "of the model zoo (`ndpp zoo list`), or a checkpoint of your own run"
+_CONFIG = "of --weights FILE; default: the config.yaml beside it, which train-det writes"
 _OF_FILES = (".pth", ".pt", ".pkl", ".safetensors")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares what it takes."""
     parser.add_argument("input", type=Path, metavar="IMAGE|FOLDER|VIDEO")
-    parser.add_argument("--weights", required=True, metavar="NAME", help="of the model zoo: `ndpp zoo list`")
+    parser.add_argument("--weights", required=True, metavar="NAME|FILE", help=_WEIGHTS)
+    parser.add_argument("--config", type=Path, metavar="FILE", help=_CONFIG)
     parser.add_argument("--output", type=Path, default=Path("output/infer"), metavar="DIR", help="folder for pictures")
     parser.add_argument("--json", action="store_true", help="write what was found as JSON too")
     parser.add_argument("--score", type=float, default=0.5, help="leave out objects below it (0 to 1)")
@@ -34,18 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predicts and draws."""
-    from ndpp_dense.zoo import load_checkpoint
-
     check_folder("--output", args.output)
     if not 0 <= args.score <= 1:
         raise ValueError(f"--score {args.score} must be between 0 and 1.")
-    _check_name(args.weights)
     is_video = args.input.is_file() and args.input.suffix.lower() in VIDEOS
     images, left_out = ([], "") if is_video else images_in(args.input)
-    index = load_index()
-    kind = predictor_of(index.find(args.weights))
-    checkpoint = load_checkpoint(args.weights, index=index)
-    predictor = kind(checkpoint, chosen_device(args.device), args.score)
+    predictor = _own(args) if _is_file(args.weights) else _of_zoo(args)
     if is_video:
         _video(predictor, args)
         return 0
@@ -54,15 +52,46 @@ def run(args: argparse.Namespace) -> int:
     return _images(predictor, images, args)
 
 
-def _check_name(weights: str) -> None:
-    """A file alone does not say which network its weights are of."""
+def _of_zoo(args: argparse.Namespace) -> Any:
+    from ndpp_dense.zoo import load_checkpoint
+
+    if args.config is not None:
+        raise ValueError(f"--config {args.config} is for --weights FILE: {args.weights} has its own in the model zoo.")
+    index = load_index()
+    kind = predictor_of(index.find(args.weights))
+    checkpoint = load_checkpoint(args.weights, index=index)
+    return kind.of_zoo(checkpoint, chosen_device(args.device), args.score)
+
+
+def _is_file(weights: str) -> bool:
     path = Path(weights)
-    if not weights.startswith(SCHEME) and ("://" in weights or path.suffix in _OF_FILES or path.exists()):
+    if "://" in weights and not weights.startswith(SCHEME):
+        raise ValueError(f"--weights {weights}: download it first, and name the file with its --config.")
+    return not weights.startswith(SCHEME) and (path.suffix in _OF_FILES or path.exists())
+
+
+def _own(args: argparse.Namespace) -> Any:
+    """What predicts with a file of the user's; a file alone does not say which network its weights are of."""
+    from ndpp_dense.config_files import find_config
+    from ndpp_dense.integrations.registry import framework_of_config
+
+    weights = Path(args.weights)
+    if not weights.is_file():
+        what = "is a folder: name a checkpoint in it" if weights.is_dir() else "is not there"
+        raise FileNotFoundError(f"--weights {weights} {what}. Names of the model zoo: `ndpp zoo list`.")
+    config = find_config(str(args.config)) if args.config is not None else weights.parent / "config.yaml"
+    if not config.is_file():
+        code = sorted(weights.parent.glob("*.py"))  # not run unasked: weights may come with a stranger's
+        found = f", such as --config {code[0]}" if code else ""
         raise ValueError(
-            f"--weights {weights}: pictures are made with models of the model zoo, by their name (`ndpp zoo list`). To "
-            "draw what weights of your own find, give them with their config: `ndpp train-det --eval-only --config "
-            "CONFIG --weights FILE` (or train-seg) writes predictions.png; `ndpp zoo publish` gives them a name."
+            f"--weights {weights}: no config.yaml is beside it, as `ndpp train-det` writes it. Name the config that "
+            f"it was trained with: --config FILE{found}."
         )
+    record = framework_of_config(config)
+    if not record.predictor:
+        raise ValueError(f"--weights {weights}: {config} is of a classifier, which makes no pictures.")
+    logging.getLogger("ndpp_dense").setLevel(logging.WARNING)
+    return record.load(record.predictor).of_run(config, weights, chosen_device(args.device), args.score)
 
 
 def _images(predictor: Any, images: list[Path], args: argparse.Namespace) -> int:

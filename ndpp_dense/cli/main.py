@@ -23,6 +23,8 @@ COMMANDS = {
     "zoo": ("zoo", "weights: list, info, download, verify, path, prune, publish"),
     "convert": ("convert", "convert weights of a backbone between frameworks"),
     "export": ("export", "export a segmentation model to ONNX"),
+    "inspect": ("inspect_model", "what whitening does in each layer of a model"),
+    "compare": ("compare", "curves, results and settings of several runs"),
     "shift": ("shift", "measure how answers change when pictures are moved"),
     "perceptual": ("perceptual", "compare perceptual distances with opinions"),
     "plan": ("plan", "predict time and bytes of a training step on many GPUs"),

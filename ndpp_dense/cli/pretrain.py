@@ -70,5 +70,5 @@ def _work(args: argparse.Namespace) -> None:
         command = evaluate_only if args.eval_only else train
         command(config, args.data, output, own_device(args.device), resume=args.resume)
         if is_main():
-            train_files = "results.json, summary.csv, curves.png, best.pth, last.pth"
-            say(f"{'evaluation.json' if args.eval_only else train_files} in {output}")
+            train_files = "results.json, summary.csv, curves.png, best.pth, last.pth, report.html"
+            say(f"{'evaluation.json, evaluation.html' if args.eval_only else train_files} in {output}")

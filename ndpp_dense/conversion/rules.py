@@ -33,7 +33,8 @@ LEFT_BY_DEFAULT = {  # names of Detectron2, torchvision and MMSegmentation
         + ("ctrness", "bbox_ctrness", "score_lowres", "kps_score_lowres", "predictor", "mask_fcn_logits")
         + ("classification_head.module_list.?", "regression_head.module_list.?")  # SSD
         + ("classification_head.module_list.?.1", "regression_head.module_list.?.1")  # SSDlite
-        + ("conv_seg", "*_conv_seg", "*_cls_seg", "fc_seg", "cls_embed", "class_embed"),
+        + ("conv_seg", "*_conv_seg", "*_cls_seg", "fc_seg", "cls_embed", "class_embed")
+        + ("low_classifier", "high_classifier"),  # LR-ASPP
         _PREDICTION,
     ),
     **dict.fromkeys(
@@ -42,6 +43,7 @@ LEFT_BY_DEFAULT = {  # names of Detectron2, torchvision and MMSegmentation
         _SHARED,
     ),
 }
+_LEFT_CONVOLUTION = "classifier.4"  # of torchvision's segmentors, aux_ or not; a linear layer in AlexNet
 
 
 class RuleBook:
@@ -98,6 +100,8 @@ class RuleBook:
             for pattern, reason in LEFT_BY_DEFAULT.items():
                 if fnmatchcase(name, pattern) or fnmatchcase(name, f"*.{pattern}"):
                     return None, reason
+            if kind == "Conv2d" and name.endswith(_LEFT_CONVOLUTION):
+                return None, _PREDICTION
             found = (self.types[kind], f"type {kind}") if kind in self.types else (True, "default")
         value, reason = found
         if isinstance(value, bool):

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -40,6 +41,7 @@ _asked = threading.Event()
 _by_keyboard = threading.Event()
 _pressed = [-_ONE_PRESS]  # when
 _at_once: list[str] = []  # what to say where there is nothing to save first
+_watched: list[int] = []  # processes that watch
 
 
 class StoppedEarly(SystemExit):
@@ -121,6 +123,7 @@ def watching_for_stop() -> Iterator[None]:
         return
     _forget()
     own = os.getpid()
+    _watched.append(own)
 
     def ask(number: int, frame: FrameType | None) -> None:
         if os.getpid() != own:  # a loader process: it ends when this one does
@@ -133,7 +136,36 @@ def watching_for_stop() -> Iterator[None]:
         with _handled(ask, SIGNALS):
             yield
     finally:
+        _watched.pop()
         _forget()
+
+
+def _hold(how: int) -> None:
+    if _watched and hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(how, [signal.SIGTERM])
+
+
+def _heed_the_parent_alone() -> None:
+    """In a process that is forked while a run watches, lets nobody but the run end it by SIGTERM.
+
+    Schedulers and ``timeout`` signal all processes of a job, and torch's loader processes, which have a handler of
+    their own, would be gone before the run has finished its step and saved.
+    """
+    if _watched and hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+os.register_at_fork(
+    before=partial(_hold, signal.SIG_BLOCK),
+    after_in_parent=partial(_hold, signal.SIG_UNBLOCK),
+    after_in_child=_heed_the_parent_alone,
+)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from ndpp_dense.images.depth import check_colour_depth, to_eight_bits
 
-__all__ = ["check_thickness", "opened", "read_image"]
+__all__ = ["check_thickness", "opened", "read_image", "upright_size"]
 
 # What Pillow's decoders are seen to raise on damaged files.
 _DAMAGED = (OSError, SyntaxError, EOFError, ValueError, TypeError, IndexError, KeyError, OverflowError)
@@ -28,6 +28,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_ITS_SIDE = (5, 6, 7, 8)
 _SUBFILE_TYPE, _SAMPLES_PER_PIXEL = 254, 277  # tags of TIFF
 _LAYOUT = "ndpp_layout"  # in the info of an image: how its samples lay in the file
 _MOST_UNEQUAL = 200  # longer side by the shorter
@@ -63,6 +64,25 @@ def read_image(source: str | os.PathLike[str] | IO[bytes], name: str | None = No
             check_colour_depth(layout, str(name or source))
         # By way of RGBA: Pillow warns of a palette with transparent entries, which changes no colour.
         return (upright.convert("RGBA") if upright.mode in ("P", "PA") else upright).convert("RGB")
+
+
+def upright_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """The width and height that :func:`read_image` gives a file; its pixels are not decoded.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no image, or its first bytes are damaged. Names the file.
+    """
+    subject = f"cannot read image {path}"
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _ON_ITS_SIDE
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{subject}: there is no such file.") from None
+    except _DAMAGED as error:
+        raise ValueError(f"{subject}: {_reason(error, path)}. {_ADVICE}") from error
+    return (height, width) if turned else (width, height)
 
 
 def check_thickness(image: Image.Image, name: str) -> None:

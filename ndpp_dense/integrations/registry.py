@@ -43,7 +43,8 @@ class Framework:
         check: Function that says in words which release works, or raises. Called in a process of its own.
         formats: By name, how weights are named: see :class:`ndpp_dense.weights.formats.WeightFormat`.
         zoo: Module with ``build_zoo_model``, ``evaluate_zoo_model`` and ``run_blank``.
-        predictor: Class that predicts and draws; empty where models make no pictures.
+        predictor: Module with ``of_zoo`` and ``of_run``, which make what predicts and draws; empty where models make
+            no pictures.
         config_suffix: Of its config files.
         config_sign: What a line of them begins with, where others have the same suffix; empty for anything.
         shift_task: What is measured of its models when pictures are moved.
@@ -102,7 +103,7 @@ _RECORDS = (
         check="ndpp_dense.integrations.detectron2.health:describe",
         formats={"detectron2": "ndpp_dense.weights.detectron2_names:DETECTRON2"},
         zoo="ndpp_dense.integrations.detectron2.zoo",
-        predictor="ndpp_dense.integrations.detectron2.prediction:Predictor",
+        predictor="ndpp_dense.integrations.detectron2.prediction",
         config_suffix=".yaml",
         config_sign="MODEL:|_BASE_:|DATASETS:",
         shift_task="detection",
@@ -118,7 +119,7 @@ _RECORDS = (
         check="ndpp_dense.integrations.mmseg.health:describe",
         formats={"mmseg": "ndpp_dense.weights.mmseg_names:MMSEG"},
         zoo="ndpp_dense.integrations.mmseg.zoo",
-        predictor="ndpp_dense.integrations.mmseg.prediction:Predictor",
+        predictor="ndpp_dense.integrations.mmseg.prediction",
         config_suffix=".py",
         shift_task="segmentation",
         shift_subject="ndpp_dense.integrations.mmseg.shift:open_subject",

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from ndpp_dense.layers.config import WhiteningConfig
 from ndpp_dense.layers.folded_cache import FoldedCache, may_cache
-from ndpp_dense.layers.local_scale import LocalScale, local_scale
+from ndpp_dense.layers.local_scale import LocalScale, inverse_magnitude, local_scale
 from ndpp_dense.layers.pass_through import LAST_OUTPUT, remember_output
 from ndpp_dense.layers.scale_ramp import ScaleRamp
 from ndpp_dense.layers.statistics.whitening import Whitening
+from ndpp_dense.ops.eager import differentiates_by_hand
 from ndpp_dense.ops.precision import full_precision
+from ndpp_dense.ops.unit_magnitude import unit_magnitude
 from ndpp_dense.ops.whitened_weight import whitened_weight
 
 __all__ = ["ND_ATTRIBUTES", "NDLayer", "largest_divisor", "nd_layers"]
@@ -63,7 +65,14 @@ class NDLayer(nn.Module):
 
     def _scaled(self, x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
         """The input of the linear map, and the factor for its output or None; see :class:`LocalScale`."""
-        return self._scale.apply(x, dims) if self._scale_is_whole else self.scale_ramp(x, dims)  # pyright: ignore
+        if not self._scale_is_whole:
+            return self.scale_ramp(x, dims)  # pyright: ignore
+        by_batch = self.config.grad == "full" and self.training and not self.whitening.frozen
+        if not (by_batch and self._scale.fuses and torch.is_grad_enabled() and differentiates_by_hand(x)):
+            return self._scale.apply(x, dims)
+        with torch.no_grad():
+            scale = inverse_magnitude(x, dims)
+        return unit_magnitude(x, scale, dims), None  # which statistics and map take, both with a gradient
 
     @property
     def _scale_is_whole(self) -> bool:
@@ -89,6 +98,13 @@ class NDLayer(nn.Module):
         """Inverse of :meth:`_blocked_weight`."""
         raise NotImplementedError(type(self).__name__)
 
+    def _blocked_bias(self, weight_QOGD: Tensor) -> Tensor:
+        """The bias by row of the blocked weight, ``(Q, O)``, in its data type."""
+        if self.bias is None:
+            return weight_QOGD.new_zeros(weight_QOGD.shape[:2])
+        bias = self.bias.to(weight_QOGD.dtype).view(self.groups, -1, 1)
+        return bias.expand(-1, -1, self._outputs_per_channel()).reshape(self.groups, -1)
+
     def _unblocked_bias(self, bias_QO: Tensor) -> Tensor:
         """Bias by output row of the blocked weight, in the shape that the layer adds to its output."""
         return bias_QO.flatten()
@@ -107,11 +123,8 @@ class NDLayer(nn.Module):
             weight = self._blocked_weight().to(mean_GD.dtype)
             groups, _, blocks, dim = weight.shape
             mean = mean_GD.expand(groups * blocks, dim).view(groups, blocks, dim)
-            weight, shift = whitened_weight(weight, mean, whitening_GDD)
-            shift = self._unblocked_bias(shift)
-            if self.bias is not None:
-                shift = shift + self.bias.to(shift.dtype).view(-1, *[1] * (shift.dim() - 1))
-            return self._unblocked_weight(weight), shift
+            weight, bias = whitened_weight(weight, self._blocked_bias(weight), mean, whitening_GDD)
+            return self._unblocked_weight(weight), self._unblocked_bias(bias)
 
     def folded_parameters(self) -> tuple[Tensor, Tensor]:
         """:meth:`whitened_parameters` from the stored statistics, as used in evaluation."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from ndpp_dense.ops import scaled_conv as ops
-from ndpp_dense.ops.eager import runs_eagerly
+from ndpp_dense.ops.eager import differentiates_by_hand
+from ndpp_dense.ops.precision import autocasts, without_autocast
 from ndpp_dense.ops.scaled_map import scale_and_shift, scaled_map
 
 __all__ = [
@@ -90,7 +91,7 @@ def fuses_scale(layer: _ConvNd, x: Tensor) -> bool:
     """
     native_padding = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     half = torch.float16 in (x.dtype, autocast_dtype(x))
-    return x.dim() == 4 and torch.is_grad_enabled() and native_padding and not half and runs_eagerly(x)
+    return x.dim() == 4 and torch.is_grad_enabled() and native_padding and not half and differentiates_by_hand(x)
 
 
 def self_scaled_conv2d(
@@ -108,7 +109,7 @@ def self_scaled_conv2d(
     """
     chosen = autocast_dtype(x)
     weight = weight.to(chosen or layer.weight.dtype)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         arguments = (x.to(chosen or x.dtype), scale, weight, bias, _geometry(layer, padding))
         return ops.ScaledConv2d.apply(*arguments)  # type: ignore[no-any-return]
 
@@ -120,9 +121,8 @@ def _geometry(layer: _ConvNd, padding: tuple[int, ...]) -> ops.ConvGeometry:
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:
     """Data type that autocast chooses for a convolution of ``x``; None where it leaves the input as it is."""
-    device = x.device.type
-    casts = torch.is_autocast_enabled(device) and x.dtype != torch.float64
-    return torch.get_autocast_dtype(device) if casts else None
+    casts = autocasts(x.device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(x.device.type) if casts else None
 
 
 def scaled_conv_transpose(

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ndpp_dense.ops.absolute_sum import absolute_sum
-from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
-from ndpp_dense.ops.precision import statistics_dtype
+from ndpp_dense.ops.eager import differentiates_by_hand, is_fake, needs_gradient, runs_eagerly, scalar
+from ndpp_dense.ops.precision import statistics_dtype, without_autocast
 
 __all__ = [
     "FLOOR",
@@ -94,7 +95,7 @@ def _sums_of_magnitudes(x: Tensor, dims: Dims) -> Tensor:
 
 
 def _standardize(x: Tensor, dims: Dims) -> tuple[Tensor, Tensor | None]:
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         values = x.to(statistics_dtype(x))
         centred = values - values.mean(dims, keepdim=True)
         variance = centred.square().mean(dims, keepdim=True)  # torch.var warns where there are no samples
@@ -124,12 +125,14 @@ LOCAL_SCALES = {
 
 
 def _inverse_mean(total: Tensor, count: int) -> Tensor:
-    """``count / total``, and 1 where the mean is below the floor."""
-    at_hand = total.device.type == "cpu" and runs_eagerly(total) and not needs_gradient(total)
-    if at_hand and total.numel() > 0 and total.amin().item() >= FLOOR * count:
-        return count / total  # one small operation for three; NaN is no less than anything
-    magnitude = total / count
-    return magnitude.masked_fill(magnitude < FLOOR, 1.0).reciprocal()
+    """``count / total``, and 1 where the mean is not above the floor."""
+    on_cpu = total.device.type == "cpu"
+    bright = on_cpu and runs_eagerly(total) and not needs_gradient(total) and total.numel() > 0
+    bright = bright and total.amin().item() > FLOOR * count
+    total = total if bright else F.threshold(total, FLOOR * count, count)  # which lets NaN through
+    if on_cpu or is_fake(total) or not differentiates_by_hand(total):
+        return count / total
+    return torch.div(scalar(count, total.dtype), total)  # one operation of a device, where a Python number takes two
 
 
 class ScriptableScale(nn.Module):

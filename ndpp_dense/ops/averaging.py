@@ -8,9 +8,9 @@ With ``o`` the step's mean less the running one, the averages are those of the w
 
 The kernels differ in what they are given and in how often they pass over memory, so they round differently:
 
-* :func:`blend_averages`: mean and covariance of the step, where those are at hand (a layer that whitens by its batch).
-* :func:`move_averages`: moments, in place, in two passes: values at hand on a CPU.
-* :func:`average_moments`: moments of many layers at once, into new tensors: what an exchange brings.
+* :func:`move_averages`: in place, in two passes: values at hand on a CPU.
+* :func:`moved_averages`: into new tensors, in few operations, without a look at values: a layer on a device.
+* :func:`average_moments`: the same for many layers at once: what an exchange brings.
 
 Shape suffixes: L layers, G blocks of all these layers, D columns of a block.
 """
@@ -18,12 +18,12 @@ Shape suffixes: L layers, G blocks of all these layers, D columns of a block.
 from __future__ import annotations
 
 import sys
-from functools import lru_cache
 from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
 
+from ndpp_dense.ops.eager import made_once, scalar
 from ndpp_dense.ops.moments import Moments
 
 __all__ = [
@@ -31,9 +31,9 @@ __all__ = [
     "Averages",
     "are_usable",
     "average_moments",
-    "blend_averages",
     "layer_of_block",
     "move_averages",
+    "moved_averages",
     "share_of_step",
     "squared_magnitude",
 ]
@@ -90,8 +90,13 @@ def _tiny(value: Tensor | float) -> float:
 
 
 def are_usable(moments: Moments) -> Tensor:
-    """Whether moments are finite (in square too, as the solver's norm needs) and rest on enough rows."""
-    return torch.isfinite(squared_magnitude(moments)) & (moments.count.detach() >= MIN_ROWS)
+    """Whether moments are finite (in square too, as the solver's norm needs) and rest on enough rows.
+
+    The latter is left to the caller where the count is a number.
+    """
+    # Totals are finite where the squares of rows are, and so are their squares where those of the sums of squares are.
+    finite = torch.linalg.vector_norm(moments.outer.detach()) < torch.inf
+    return finite & (moments.count.detach() >= MIN_ROWS) if isinstance(moments.count, Tensor) else finite
 
 
 def average_moments(
@@ -111,11 +116,12 @@ def average_moments(
     """
     dim = before.mean.shape[1]
     magnitude = moments.outer.square().sum((1, 2)) + moments.total.square().sum(1)
-    broken = torch.zeros_like(moments.count).index_add_(0, layer_of_block, (~magnitude.isfinite()).to(magnitude.dtype))
-    usable = (broken == 0) & (moments.count >= MIN_ROWS)
-    rate, weight = share_of_step(before.weight, moments.count * usable, dim, momentum)
+    counts = torch.as_tensor(moments.count)
+    broken = torch.zeros_like(counts).index_add_(0, layer_of_block, (~magnitude.isfinite()).to(magnitude.dtype))
+    usable = (broken == 0) & (counts >= MIN_ROWS)
+    rate, weight = share_of_step(before.weight, counts * usable, dim, momentum)
     rate = rate[layer_of_block]
-    count, usable = moments.count.clamp(min=1)[layer_of_block], usable[layer_of_block]
+    count, usable = counts.clamp(min=1)[layer_of_block], usable[layer_of_block]
     offset = torch.where(usable, rate / count, 0).unsqueeze(1) * torch.where(usable.unsqueeze(1), moments.total, 0)
     outer = torch.where(usable.view(-1, 1, 1), moments.outer / count.view(-1, 1, 1), before.cov)
     cov = torch.lerp(before.cov, outer, rate.view(-1, 1, 1))
@@ -123,8 +129,7 @@ def average_moments(
     return Averages(before.mean + offset, cov, weight), usable
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)  # what is kept here must serve in training too
+@made_once
 def layer_of_block(blocks: tuple[int, ...], device: torch.device) -> Tensor:
     """Which layer each block belongs to, ``(sum(blocks),)``, where layer i has ``blocks[i]`` of them."""
     return torch.tensor([layer for layer, count in enumerate(blocks) for _ in range(count)], device=device)
@@ -146,20 +151,43 @@ def move_averages(mean_GD: Tensor, cov_GDD: Tensor, moments: Moments, rate: floa
     mean_GD.add_(offset_GD)
 
 
-def blend_averages(mean_GD: Tensor, cov_GDD: Tensor, step_mean_GD: Tensor, step_cov_GDD: Tensor, rate: Tensor) -> None:
-    """Moves averages in place by a step's mean and covariance.
+def moved_averages(
+    before: Averages, moments: Moments, usable: Tensor, momentum: float | None, corrected: bool = True
+) -> tuple[Averages, Tensor]:
+    """Averages of a layer after one more step, as new tensors; records no gradient.
 
     Args:
-        mean_GD: Running mean of a layer.
-        cov_GDD: Its running covariance.
-        step_mean_GD: Of the step.
-        step_cov_GDD: Likewise, about that mean.
-        rate: Share of the step in the new averages, a scalar in [0, 1].
+        before: Averages so far; the weight is a scalar.
+        moments: Of the step, about ``before.mean``.
+        usable: Whether they count, a scalar.
+        momentum: Weight of a step with at least D rows, or None; see :func:`share_of_step`.
+        corrected: See :func:`share_of_step`.
+
+    Returns:
+        The averages, and the share of the step in them.
     """
-    offset_GD = step_mean_GD - mean_GD
-    spread_GDD = rate * (1 - rate) * (offset_GD.unsqueeze(2) * offset_GD.unsqueeze(1))  # of the means themselves
-    cov_GDD.lerp_(step_cov_GDD, rate).add_(spread_GDD)
-    mean_GD.lerp_(step_mean_GD, rate)
+    count = moments.count.detach().clamp(min=1) if isinstance(moments.count, Tensor) else max(moments.count, 1)
+    share, weight = _share_if(usable, before.weight, moments.count, before.mean.shape[1], momentum, corrected)
+    # What is not finite is not used, and 0 times another number is 0.
+    total, outer = (torch.nan_to_num(sums.detach()) for sums in (moments.total, moments.outer))
+    total, outer = torch._foreach_div([total, outer], count)  # pyright: ignore[reportPrivateImportUsage]
+    offset = total * share
+    cov = torch.lerp(before.cov, outer, share)
+    cov.baddbmm_(offset.unsqueeze(2), offset.unsqueeze(1), alpha=-1)
+    return Averages(before.mean + offset, cov, weight), share
+
+
+def _share_if(
+    usable: Tensor, weight: Tensor, rows: Tensor | float, dim: int, momentum: float | None, corrected: bool
+) -> tuple[Tensor, Tensor]:
+    """:func:`share_of_step` with a weight on a device; a share of 0 where the step is not usable."""
+    if isinstance(rows, Tensor):
+        return share_of_step(weight, rows.detach() * usable, dim, momentum, corrected)
+    if momentum is None:
+        return share_of_step(weight, usable * scalar(float(rows), weight.dtype), dim, momentum)
+    rate = usable * scalar(momentum * _at_most(rows / dim, 1.0), weight.dtype)
+    total = torch.lerp(weight, torch.ones_like(weight), rate)
+    return (rate / _at_least(total, _tiny(total)) if corrected else rate), total
 
 
 def squared_magnitude(moments: Moments) -> Tensor:

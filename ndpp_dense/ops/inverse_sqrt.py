@@ -5,7 +5,7 @@ Shape suffixes: G matrices, D rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,9 +23,13 @@ __all__ = [
     "SPECTRAL_FROM",
     "SPECTRAL_GRADIENT_FROM",
     "eigh",
+    "is_finite_by_block",
     "newton",
+    "newton_root",
+    "newton_root_gradient",
     "quintic",
     "quintic_coefficients",
+    "ridged",
 ]
 
 SPECTRAL_FROM = 256  # on the CPU an eigendecomposition beats the products of an iteration from about this size
@@ -51,71 +55,93 @@ def newton(a_GDD: Tensor, num_iters: int) -> Tensor:
     transformed = torch._C._are_functorch_transforms_active()  # they differentiate and batch by themselves
     if a_GDD.requires_grad and torch.is_grad_enabled() and not transformed:
         return _NewtonRoot.apply(a_GDD, num_iters)  # type: ignore[no-any-return]
-    scale = 1.5 / torch.linalg.matrix_norm(a_GDD, keepdim=True)
-    m = a_GDD * scale
+    size = torch.linalg.matrix_norm(a_GDD, keepdim=True) / 1.5
+    m = a_GDD / size
     if _is_spectral(m, SPECTRAL_FROM) and not transformed:
-        return spectral_newton(m, num_iters)[0] * scale.sqrt()
-    return newton_products(m, num_iters) * scale.sqrt()
+        return spectral_newton(m, num_iters)[0] * size.rsqrt()
+    return newton_products(m, num_iters) * size.rsqrt()
 
 
 class _NewtonRoot(torch.autograd.Function):
-    """``D = X(M) sqrt(c)`` with ``M = c A``, ``c = 1.5 / ||A||_F``, differentiated through c as well.
-
-    With ``dc/dA = -c A / ||A||^2`` and ``||M|| = 1.5`` the gradient is ``c (dM - M (<dM, M> + <dD, D> / 2) / 1.5^2)``.
-    """
-
     @staticmethod
     def forward(ctx: Any, a_GDD: Tensor, num_iters: int) -> Tensor:
-        scale = 1.5 / torch.linalg.matrix_norm(a_GDD, keepdim=True)
-        m = a_GDD * scale
-        ctx.spectral, ctx.num_iters, ctx.parts = _is_spectral(m, SPECTRAL_GRADIENT_FROM), num_iters, at_once(m)
-        solve = spectral_newton if ctx.spectral else newton_with_history
-        found = [solve(part, num_iters) for part in m.split(ctx.parts)]
-        x = found[0][0] if len(found) == 1 else torch.cat([x for x, _ in found])
-        d = x * scale.sqrt()
-        ctx.save_for_backward(scale, m, d, *(tensor for _, history in found for tensor in history))
+        d, kept = newton_root(a_GDD, num_iters)
+        ctx.num_iters = num_iters
+        ctx.save_for_backward(*kept)
         return d
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
-        scale, m, d, *history = ctx.saved_tensors
-        gradient = spectral_gradient if ctx.spectral else newton_gradient
-        grad_x = (grad_outputs[0] * scale.sqrt()).split(ctx.parts)
-        each = len(history) // len(grad_x)
-        with full_precision(m.device):
-            found = [gradient(history[i * each : (i + 1) * each], ctx.num_iters, g) for i, g in enumerate(grad_x)]
-        grad = found[0] if len(found) == 1 else torch.cat(found)
-        along = (grad * m).sum((1, 2), keepdim=True) + 0.5 * (grad_outputs[0] * d).sum((1, 2), keepdim=True)
-        return grad.addcmul_(m, along, value=-1 / 1.5**2).mul_(scale), None
+        with full_precision(grad_outputs[0].device):
+            return newton_root_gradient(ctx.saved_tensors, ctx.num_iters, grad_outputs[0]), None
+
+
+def newton_root(a_GDD: Tensor, num_iters: int) -> tuple[Tensor, list[Tensor]]:
+    """:func:`newton`, and what :func:`newton_root_gradient` needs; records no gradient by itself."""
+    size = torch.linalg.matrix_norm(a_GDD, keepdim=True) / 1.5
+    m, root = a_GDD / size, size.rsqrt()
+    solve = spectral_newton if _is_spectral(m, SPECTRAL_GRADIENT_FROM) else newton_with_history
+    found = [solve(part, num_iters) for part in m.split(at_once(m))]
+    x = found[0][0] if len(found) == 1 else torch.cat([x for x, _ in found])
+    d = x * root
+    return d, [size, root, m, d, *(tensor for _, history in found for tensor in history)]
+
+
+def newton_root_gradient(kept: Sequence[Tensor], num_iters: int, grad_d_GDD: Tensor) -> Tensor:
+    """Gradient of ``D = X(M) sqrt(c)`` by A, symmetric, with ``M = c A`` and ``c = 1.5 / ||A||_F`` differentiated too.
+
+    With ``dc/dA = -c A / ||A||^2`` and ``||M|| = 1.5`` it is ``c (dM - M (<dM, M> + <dD, D> / 2) / 1.5^2)``.
+
+    Args:
+        kept: As :func:`newton_root` returned it.
+        num_iters: The same.
+        grad_d_GDD: Gradient by D; need not be symmetric.
+    """
+    size, root, m, d, *history = kept
+    gradient = spectral_gradient if _is_spectral(m, SPECTRAL_GRADIENT_FROM) else newton_gradient
+    grad_x = (grad_d_GDD * root).split(at_once(m))
+    each = len(history) // len(grad_x)
+    found = [gradient(history[i * each : (i + 1) * each], num_iters, g) for i, g in enumerate(grad_x)]
+    grad = found[0] if len(found) == 1 else torch.cat(found)
+    products = torch._foreach_mul([grad, grad_d_GDD], [m, d])  # pyright: ignore[reportPrivateImportUsage]
+    by_m, by_d = (product.sum((1, 2), keepdim=True) for product in products)
+    along = torch.add(by_m, by_d, alpha=0.5)
+    return grad.addcmul_(m, along, value=-1 / 1.5**2).div_(size)
 
 
 def is_finite_by_block(a_GDD: Tensor) -> Tensor:
-    """Whether all of a matrix is finite, ``(G, 1, 1)``; the device is not waited for."""
-    return torch.isfinite(a_GDD.detach().sum((1, 2), keepdim=True))
+    """Whether all of a matrix is finite (in square, too), ``(G, 1, 1)``; the device is not waited for."""
+    return torch.linalg.vector_norm(a_GDD.detach(), dim=(1, 2), keepdim=True) < torch.inf
 
 
-def finite_gradient(a_GDD: Tensor) -> Tensor:
-    """The matrices themselves; in backward no gradient goes to those whose gradient is not finite.
+def ridged(a_GDD: Tensor, eps: float) -> Tensor:
+    """``A + eps I``; in backward no gradient goes to matrices whose gradient is not finite.
 
     A matrix whose solution is not finite has none, even where the solution is not used: NaN times 0 is NaN.
     """
     transformed = torch._C._are_functorch_transforms_active()
     if a_GDD.requires_grad and torch.is_grad_enabled() and not transformed:
-        return _FiniteGradient.apply(a_GDD)  # type: ignore[no-any-return]
+        return _Ridged.apply(a_GDD, eps)  # type: ignore[no-any-return]
+    return _with_ridge(a_GDD, eps)
+
+
+def _with_ridge(a_GDD: Tensor, eps: float) -> Tensor:
+    a_GDD = a_GDD.clone()
+    a_GDD.diagonal(dim1=1, dim2=2).add_(eps)
     return a_GDD
 
 
-class _FiniteGradient(torch.autograd.Function):
+class _Ridged(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, a_GDD: Tensor) -> Tensor:
-        return a_GDD.view_as(a_GDD)
+    def forward(ctx: Any, a_GDD: Tensor, eps: float) -> Tensor:
+        return _with_ridge(a_GDD, eps)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> Tensor:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None]:
         (grad_GDD,) = grad_outputs
-        return torch.where(is_finite_by_block(grad_GDD), grad_GDD, 0)
+        return torch.where(is_finite_by_block(grad_GDD), grad_GDD, 0), None
 
 
 def _is_spectral(m_GDD: Tensor, size: int) -> bool:

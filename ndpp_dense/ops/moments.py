@@ -6,15 +6,17 @@ Shape suffixes: N samples, G blocks of channels, D columns of a block (its chann
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.distributed import ProcessGroup
 
 from ndpp_dense.ops.collectives import sum_over_ranks, world_size
+from ndpp_dense.ops.eager import differentiates_by_hand, made_once, needs_gradient
+from ndpp_dense.ops.precision import full_precision
 
 __all__ = [
     "Moments",
@@ -33,12 +35,13 @@ class Moments(NamedTuple):
     """Sums over the rows of a data matrix, taken about a shift.
 
     Attributes:
-        count: Number of rows, a scalar; one a layer where those of several layers are put together.
+        count: Number of rows: a number, or a scalar tensor where it is a sum over ranks; a tensor with a value a layer
+            where those of several layers are put together.
         total: Sum of ``row - shift``, ``(G, D)``.
         outer: Sum of ``(row - shift)(row - shift)^T``, ``(G, D, D)``.
     """
 
-    count: Tensor
+    count: Tensor | float
     total: Tensor
     outer: Tensor
 
@@ -64,8 +67,11 @@ def data_moments(data_NG: Tensor, shift_GD: Tensor) -> Moments:
         end += 1
     if blocks == 1 and data_NG.shape[1] > 1:
         data_NG = data_NG.movedim(1, end - 1).unsqueeze(1)
-    count = shift_GD.new_full((), data_NG.numel() // (blocks * dim))
-    if data_NG.requires_grad or torch.compiler.is_compiling():
+    count = data_NG.numel() // (blocks * dim)
+    recorded = needs_gradient(data_NG)
+    if recorded and differentiates_by_hand(data_NG, shift_GD):
+        return Moments(count, *_RecordedSums.apply(data_NG, shift_GD, end))
+    if recorded or data_NG.requires_grad or torch.compiler.is_compiling():
         rows_GDR = data_NG.movedim(0, end - 1).reshape(blocks, dim, -1) - shift_GD.unsqueeze(-1)
         return Moments(count, rows_GDR.sum(-1), rows_GDR @ rows_GDR.transpose(1, 2))
     return Moments(count, *_sums(data_NG, shift_GD, end))
@@ -102,6 +108,27 @@ def _sums(data_NG: Tensor, shift_GD: Tensor, end: int) -> tuple[Tensor, Tensor]:
     return _weight_order(total, outer, taps.numel()) if rows_first and taps.numel() > 1 else (total, outer)
 
 
+class _RecordedSums(torch.autograd.Function):
+    """``total`` and ``outer`` with a gradient: ``dL/drow = dL/dtotal + (G + G^T) row`` with ``G = dL/douter``."""
+
+    @staticmethod
+    def forward(ctx: Any, data_NG: Tensor, shift_GD: Tensor, end: int) -> Any:
+        data = data_NG.movedim(0, end - 1)
+        moved = torch.sub(data, shift_GD.view(*data.shape[: end - 1], *[1] * (data.dim() - end + 1)))
+        rows_GDR = moved.reshape(*shift_GD.shape, -1)
+        ctx.save_for_backward(rows_GDR)
+        ctx.shape, ctx.end = data.shape, end
+        return rows_GDR.sum(-1), torch.bmm(rows_GDR, rows_GDR.mT)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, None, None]:
+        (rows_GDR,), (grad_total, grad_outer) = ctx.saved_tensors, grad_outputs
+        with full_precision(rows_GDR.device):
+            grad = torch.baddbmm(grad_total.unsqueeze(-1), grad_outer + grad_outer.mT, rows_GDR)
+        return grad.view(ctx.shape).movedim(ctx.end - 1, 0), None, None
+
+
 def _weight_order(total: Tensor, outer: Tensor, taps: int) -> tuple[Tensor, Tensor]:
     """From columns ordered tap by tap to a convolution weight's order, channel by channel."""
     blocks, dim = total.shape
@@ -127,14 +154,16 @@ def sum_moments_over_ranks(moments: Moments, group: ProcessGroup | None = None) 
         return moments
     packed = sum_over_ranks(pack_moments(moments), group)
     count, total, outer = unpack_moments(packed, 1, *moments.total.shape)
-    return Moments(count.view(()), total, outer)
+    return Moments(torch.as_tensor(count).view(()), total, outer)
 
 
 def pack_moments(moments: Moments) -> Tensor:
     """What travels of moments, flat: counts, totals, and one triangle of the second moments."""
     upper = _upper_triangle(moments.total.shape[1], moments.outer.device)
     triangle = moments.outer.flatten(1)[:, upper]
-    return torch.cat([moments.count.flatten(), moments.total.flatten(), triangle.flatten()])
+    count = moments.count
+    count = count.flatten() if isinstance(count, Tensor) else moments.total.new_full((1,), count)
+    return torch.cat([count, moments.total.flatten(), triangle.flatten()])
 
 
 def packed_size(layers: int, blocks: int, dim: int) -> int:
@@ -150,22 +179,20 @@ def unpack_moments(packed: Tensor, layers: int, blocks: int, dim: int) -> Moment
 
 def mean_and_covariance(moments: Moments, shift_GD: Tensor) -> tuple[Tensor, Tensor]:
     """Mean ``(G, D)``, biased covariance ``(G, D, D)`` from moments about ``shift``; without rows, shift and zeros."""
-    count = moments.count.clamp(min=1)
+    count = moments.count.clamp(min=1) if isinstance(moments.count, Tensor) else max(moments.count, 1)
     offset_GD = moments.total / count
     covariance = moments.outer / count - offset_GD.unsqueeze(2) * offset_GD.unsqueeze(1)
     return shift_GD + offset_GD, covariance
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)  # what is kept here must serve in training too
+@made_once
 def _upper_triangle(dim: int, device: torch.device) -> Tensor:
     """Flat indices of the upper triangle of a ``dim x dim`` matrix, diagonal included."""
     rows, columns = torch.triu_indices(dim, dim, device=device)
     return rows * dim + columns
 
 
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)
+@made_once
 def _triangle_position(dim: int, device: torch.device) -> Tensor:
     """Where in the packed triangle each of the ``dim * dim`` entries of the symmetric matrix lies."""
     position = torch.zeros(dim, dim, dtype=torch.long, device=device)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ndpp_dense.ops.eager import runs_eagerly
+from ndpp_dense.ops.eager import differentiates_by_hand
 
 __all__ = ["CACHE", "at_once", "newton_gradient", "newton_products", "newton_with_history"]
 
@@ -33,7 +33,7 @@ def newton_products(a_GDD: Tensor, num_iters: int) -> Tensor:
     Returns:
         X, of the same shape.
     """
-    if not runs_eagerly(a_GDD):
+    if not differentiates_by_hand(a_GDD):
         return _iterate(a_GDD, num_iters)[0]
     parts = [_iterate_in_place(part, num_iters) for part in a_GDD.split(at_once(a_GDD))]
     return parts[0] if len(parts) == 1 else torch.cat(parts)

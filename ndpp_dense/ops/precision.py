@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
-__all__ = ["full_precision", "statistics_dtype"]
+__all__ = ["autocasts", "full_precision", "statistics_dtype", "without_autocast"]
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
     """Data type in which statistics of ``x`` are accumulated: float64 for float64, float32 for everything else."""
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device; it never is where torch knows none, as on ``meta``."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Switches autocast off where it is on."""
+    return torch.autocast(device.type, enabled=False) if autocasts(device) else nullcontext()
 
 
 @contextmanager
@@ -26,10 +36,7 @@ def full_precision(device: torch.device) -> Iterator[None]:
     Args:
         device: Device on which the block computes.
     """
-    if device.type != "cuda" and not torch.is_autocast_enabled(device.type):
-        yield
-        return
-    with torch.autocast(device.type, enabled=False):
+    with without_autocast(device):
         if device.type != "cuda":
             yield
             return

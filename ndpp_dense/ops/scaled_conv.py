@@ -20,7 +20,7 @@ from ndpp_dense.ops.pointwise_conv import (
     seen_view,
     sees_part,
 )
-from ndpp_dense.ops.precision import full_precision
+from ndpp_dense.ops.precision import autocasts, full_precision
 from ndpp_dense.ops.scaled_map import scaled_map
 
 __all__ = ["ScaledConv2d", "scaled_conv2d"]
@@ -91,24 +91,19 @@ class ScaledConv2d(torch.autograd.Function):
             return grad_x, None, grad_weight, grad_bias.to(ctx.bias_dtype), None
         at_input, factor = _expands(x, weight, ctx.geometry), scale.to(grad.dtype)
         bias_too = by_bias and at_input and grad.dtype == ctx.bias_dtype
-        at_grad_and_x = (None, factor) if at_input else (factor, None)  # the smaller side
+        grad_and_x = (grad, x * factor) if at_input else (grad * factor, x)  # the smaller side
         mask = by_input, by_weight, bias_too
-        grad_x, grad_weight, grad_bias = _convolution_gradients(grad, x, weight, ctx.geometry, *at_grad_and_x, mask)
+        grad_x, grad_weight, grad_bias = _convolution_gradients(*grad_and_x, weight, ctx.geometry, mask)
         if by_bias and not bias_too:
             grad_bias = grad.sum((0, 2, 3), dtype=ctx.bias_dtype)
         if grad_x is not None:
-            _add_gradient_through_scale(grad_x, x, scale, factor if at_input else None, ctx.rectified)
+            add = _add_gradient_by_sample if _values_fit_a_cache(grad_x, x) else _add_gradient_through_scale
+            add(grad_x, x, scale, grad_and_x[1] if at_input else None, ctx.rectified)
         return grad_x, None, grad_weight, grad_bias, None
 
 
 def _convolution_gradients(
-    grad: Tensor,
-    x_NCHW: Tensor,
-    weight: Tensor,
-    geometry: ConvGeometry,
-    at_grad_N111: Tensor | None,
-    at_input_N111: Tensor | None,
-    mask: tuple[bool, bool, bool],
+    grad: Tensor, x_NCHW: Tensor, weight: Tensor, geometry: ConvGeometry, mask: tuple[bool, bool, bool]
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Gradients of ``conv2d(x, weight) + bias`` by input, weight and bias.
 
@@ -117,16 +112,14 @@ def _convolution_gradients(
         x_NCHW: x.
         weight: As for ``conv2d``.
         geometry: Of the convolution.
-        at_grad_N111: What dL/dy is multiplied by, or None for 1.
-        at_input_N111: The same for x.
         mask: Which gradients are wanted.
     """
     stride, padding, dilation, groups = geometry
     skips = sees_part(x_NCHW, weight, geometry) and runs_eagerly(grad)
     seen = seen_view(x_NCHW, stride).contiguous() if skips else x_NCHW
     grad_seen, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-        grad if at_grad_N111 is None else grad * at_grad_N111,
-        seen if at_input_N111 is None else seen * at_input_N111,
+        grad,
+        seen,
         weight,
         [len(weight)],
         (1, 1) if skips else stride,
@@ -146,7 +139,7 @@ def _convolution_gradients(
 
 def _as_product(x: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, geometry: ConvGeometry) -> bool:
     """Whether no gradient is recorded, and products give what a convolution would."""
-    recorded = needs_gradient(x, scale, weight, bias) or torch.is_autocast_enabled(x.device.type)
+    recorded = needs_gradient(x, scale, weight, bias) or autocasts(x.device)
     return not recorded and is_product(x, weight, geometry)
 
 
@@ -155,31 +148,45 @@ def _expands(x_NCHW: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
     return len(weight) >= x_NCHW.shape[1] * prod(geometry.stride)
 
 
+def _values_fit_a_cache(grad_x: Tensor, x: Tensor) -> bool:
+    """Whether the gradient through the scale is best taken sample by sample: on the CPU, in full precision."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and runs_eagerly(grad_x, x)
+
+
 def _add_gradient_through_scale(
-    grad_x_NCHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor, at_input_N111: Tensor | None, rectified: bool
+    grad_x_NCHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor, scaled_NCHW: Tensor | None, rectified: bool
 ) -> None:
     """Adds ``<dL/dx_n, x_n> / s_n * ds_n/dx_n`` to dL/dx, where ``ds/dx = -s^2 sign(x) / (C H W)``.
 
     Args:
-        grad_x_NCHW: dL/dx at fixed s, still without the factor ``at_input_N111``.
+        grad_x_NCHW: dL/dx at fixed s; by ``s x`` if that was the convolution's input.
         x_NCHW: x.
         scale_N111: s.
-        at_input_N111: s if the input was scaled, None if the output was.
+        scaled_NCHW: ``s x`` if the input was scaled, None if the output was.
         rectified: Whether ``sign(x)`` may be taken as 1.
     """
-    factor = -scale_N111.to(x_NCHW.dtype) / x_NCHW.shape[1:].numel()
-    if x_NCHW.is_cuda or x_NCHW.dtype not in (torch.float32, torch.float64):
-        if at_input_N111 is not None:
-            grad_x_NCHW.mul_(at_input_N111)
-        along = (grad_x_NCHW * x_NCHW).sum((1, 2, 3), keepdim=True, dtype=scale_N111.dtype).to(x_NCHW.dtype)
-        grad_x_NCHW.add_(factor * along) if rectified else grad_x_NCHW.addcmul_(torch.sign(x_NCHW), factor * along)
-        return
-    # Sample by sample what is read twice is still in the cache the second time: a third of the time.
+    share = -1 / max(1, x_NCHW.shape[1:].numel())
+    along = grad_x_NCHW * (x_NCHW if scaled_NCHW is None else scaled_NCHW)
+    along = along.sum((1, 2, 3), keepdim=True, dtype=scale_N111.dtype)
+    along = (along * scale_N111 if scaled_NCHW is None else along).to(x_NCHW.dtype)
+    if rectified:
+        grad_x_NCHW.add_(along, alpha=share)
+    else:
+        grad_x_NCHW.addcmul_(torch.sign(x_NCHW), along, value=share)
+    if scaled_NCHW is not None:
+        grad_x_NCHW.mul_(scale_N111.to(x_NCHW.dtype))
+
+
+def _add_gradient_by_sample(
+    grad_x_NCHW: Tensor, x_NCHW: Tensor, scale_N111: Tensor, scaled_NCHW: Tensor | None, rectified: bool
+) -> None:
+    """The same sample by sample: what is read twice is still in the cache the second time, a third of the time."""
+    factor = -scale_N111 / x_NCHW.shape[1:].numel()
     in_memory = (1, 2, 0) if x_NCHW.is_contiguous(memory_format=torch.channels_last) else (0, 1, 2)
     sign_CHW = torch.empty_like(x_NCHW[0]) if len(x_NCHW) else None
     for n, (grad_CHW, x_CHW) in enumerate(zip(grad_x_NCHW, x_NCHW, strict=True)):
-        if at_input_N111 is not None:
-            grad_CHW.mul_(at_input_N111[n])
+        if scaled_NCHW is not None:
+            grad_CHW.mul_(scale_N111[n])
         along = torch.dot(grad_CHW.permute(in_memory).reshape(-1), x_CHW.permute(in_memory).reshape(-1))
         if rectified:
             grad_CHW.add_(factor[n] * along)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ndpp_dense.ops.eager import needs_gradient, runs_eagerly
+from ndpp_dense.ops.precision import autocasts
 
 __all__ = ["scale_and_shift", "scaled_map"]
 
@@ -39,7 +40,7 @@ def scaled_map(
     """
     if scale is None:
         return linear(x, bias)
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = autocasts(x.device)
     eagerly = x.device.type == "cpu" and x.dtype == scale.dtype and not autocast and runs_eagerly(x)
     if eagerly and (torch.is_grad_enabled() or not _is_large(x, scale)):
         if expands:

@@ -12,7 +12,7 @@ from timm.optim import list_optimizers  # pyright: ignore[reportPrivateImportUsa
 
 from ndpp_dense.conversion.options import read_options
 from ndpp_dense.distributed.compression import check_compression
-from ndpp_dense.training.ranges import Range
+from ndpp_dense.training.ranges import BATCH, Range
 
 __all__ = ["AMP_DTYPES", "TASK", "PretrainConfig", "field_types"]
 
@@ -39,7 +39,7 @@ _RANGES = {
     "smoothing": _FRACTION,
     "workers": _COUNT_OR_0,
     "epochs": _COUNT,
-    "batch_size": _COUNT,
+    "batch_size": BATCH,
     "accumulation": _COUNT,
     "lr": Range(0, above=True),
     "momentum": _FRACTION,

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ndpp_dense.distributed.stopping import EvaluationStopped, stop_agreed, stop_vote, until_stopped
 from ndpp_dense.pretrain.config import PretrainConfig
+from ndpp_dense.pretrain.noted import Noted
 from ndpp_dense.pretrain.processes import sum_numbers
 from ndpp_dense.pretrain.step import run_network
 from ndpp_dense.pretrain.stream import Batch
@@ -20,7 +21,11 @@ __all__ = ["evaluate"]
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, batches: Iterable[Batch], config: PretrainConfig, device: torch.device
+    network: nn.Module,
+    batches: Iterable[Batch],
+    config: PretrainConfig,
+    device: torch.device,
+    noted: Noted | None = None,
 ) -> dict[str, float]:
     """Evaluates a network on the images of all ranks; every rank must call it.
 
@@ -29,6 +34,7 @@ def evaluate(
         batches: This rank's validation batches.
         config: Settings.
         device: Where the network is.
+        noted: Takes what is found by class and image.
 
     Returns:
         ``loss`` (cross entropy), ``top1`` and ``top5`` (in percent; of fewer than five classes, of as many).
@@ -42,9 +48,13 @@ def evaluate(
         logits = run_network(network, images, config)
         top1, top5 = accuracy(logits, targets, topk=(1, 5))
         count += len(targets)
+        if noted is not None:
+            noted.add(images, targets, logits)
         loss += cross_entropy(logits, targets, reduction="sum")
         first, fifth = first + top1 * len(targets), fifth + top5 * len(targets)
     total, votes, *sums = sum_numbers(count, stop_vote(), float(loss), float(first), float(fifth), device=device)
     if stop_agreed(votes):
         raise EvaluationStopped
+    if noted is not None:
+        noted.share()
     return dict(zip(("loss", "top1", "top5"), (value / total for value in sums), strict=True))

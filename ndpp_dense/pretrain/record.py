@@ -11,7 +11,7 @@ import numpy as np
 
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.reports.drawing import drawing
-from ndpp_dense.reports.plots import Series, draw_losses, draw_rate, marker, save_figure, say, two_by_two
+from ndpp_dense.reports.plots import Panel, Series, draw_losses, draw_rate, marker, save_panels, say
 from ndpp_dense.reports.results_file import write_results
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Record:
             writer.writeheader()
             writer.writerows(self.epochs)
         with drawing(folder / "curves.png"):
-            self._draw(folder / "curves.png")
+            save_panels(self.panels(), folder / "curves.png")
 
     def results(self) -> dict[str, dict[str, float]]:
         """The last evaluation and the best one: loss, and top-1 and top-5 accuracy in percent."""
@@ -70,16 +70,18 @@ class Record:
         wanted = ("epoch", "loss", "top1", "top5")
         return {kind: {name: row[name] for name in wanted} for kind, rows in kinds.items() for row in rows}
 
-    def _draw(self, out_png: Path) -> None:
-        figure, axes = two_by_two()
-        (training, validation), (score, rate) = axes
+    def panels(self) -> list[Panel]:
+        """Losses, accuracy and learning rate by step."""
         steps, losses, rates = np.asarray(self.losses, float).reshape(-1, 3).T
-        draw_losses(training, {"training": (steps, losses)}, "Training loss")
         names = {"training": "train_loss", "validation": "loss"}
-        draw_losses(validation, {label: self._series(name) for label, name in names.items()}, "Loss by epoch")
-        _draw_accuracy(score, {name: self._series(name) for name in ("top1", "top5")})
-        draw_rate(rate, (steps, rates))
-        save_figure(figure, out_png)
+        by_epoch = {label: self._series(name) for label, name in names.items()}
+        scores = {"top-1": self._series("top1"), "top-5": self._series("top5")}
+        return [
+            Panel("loss", "Training loss", {"training": (steps, losses)}, draw_losses),
+            Panel("parts", "Loss by epoch", by_epoch, draw_losses),
+            Panel("score", "Accuracy on the validation images", scores, _draw_accuracy),
+            Panel("rate", "Learning rate", {"learning rate": (steps, rates)}, draw_rate),
+        ]
 
     def _series(self, name: str) -> Series:
         rows = [(row["step"], row[name]) for row in self.epochs if name in row]
@@ -88,11 +90,10 @@ class Record:
 
 
 def _draw_accuracy(axes: Axes, series: Mapping[str, Series]) -> None:
-    axes.set_title("Accuracy on the validation images", loc="left", fontweight="bold")
-    if not len(series["top1"][0]):
+    if not len(series["top-1"][0]):
         say(axes, "no evaluation yet")
         return
     for name, (steps, values) in series.items():
-        axes.plot(steps, values, marker=marker(values), label=f"{name.replace('top', 'top-')} {values[-1]:.1f}")
+        axes.plot(steps, values, marker=marker(values), label=f"{name} {values[-1]:.1f}")
     axes.set_ylim(0, 100)
     axes.legend(frameon=False, fontsize=9, loc="lower right", title="last value", title_fontsize=9)

@@ -22,10 +22,15 @@ from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.evaluation import evaluate
 from ndpp_dense.pretrain.images import Images, open_images
 from ndpp_dense.pretrain.network import build_network, load_weights, to_device
+from ndpp_dense.pretrain.noted import Noted
 from ndpp_dense.pretrain.processes import is_main, rank, world_size
+from ndpp_dense.pretrain.run_report import report_evaluation, report_training
 from ndpp_dense.pretrain.stream import ValidationShard, validation_batches
 from ndpp_dense.pretrain.trainer import Pretrainer
+from ndpp_dense.reports.drawing import drawing
+from ndpp_dense.reports.reporting import reported
 from ndpp_dense.reports.results_file import write_results
+from ndpp_dense.reports.surroundings import Clock, KeptWarnings, keeping_warnings
 from ndpp_dense.training.log_files import forgiving
 from ndpp_dense.training.run_folder import claimed
 
@@ -79,7 +84,7 @@ def scaled(config: PretrainConfig, meant_for: int) -> PretrainConfig:
 def train(
     config: PretrainConfig, data: str | Path, output: Path, device: torch.device, *, resume: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Trains and writes ``last.pth``, ``best.pth``, ``summary.csv``, ``curves.png`` and ``results.json``.
+    """Trains; writes ``last.pth``, ``best.pth``, ``results.json``, ``summary.csv``, ``curves.png`` and ``report.html``.
 
     Args:
         config: Settings.
@@ -98,12 +103,19 @@ def train(
         FloatingPointError: Training diverged.
     """
     images, val = open_images(data, config.num_classes)
-    with claimed(output, checkpoint.CHECKPOINTS, resume=resume):
+    with claimed(output, checkpoint.CHECKPOINTS, resume=resume), keeping_warnings(["ndpp_dense"]) as kept:
         trainer = Pretrainer(config, images, val, device, output, resume)
         _log.info("%s", _found(config, images, val, device, trainer.state.network))
         if resume:
             trainer.resume()
-        results = trainer.train()
+        started = trainer.state.done
+
+        def write(state: str, remark: str) -> None:
+            if is_main():
+                report_training(trainer, started, kept.texts, state, remark)
+
+        with reported(write):
+            results = trainer.train()
     _log.info("%s", _table(results))
     return results
 
@@ -111,7 +123,7 @@ def train(
 def evaluate_only(
     config: PretrainConfig, data: str | Path, output: Path, device: torch.device, *, resume: bool = False
 ) -> dict[str, float]:
-    """Evaluates ``config.weights``, or the newest checkpoint, and writes ``evaluation.json``.
+    """Evaluates ``config.weights``, or the newest checkpoint, and writes ``evaluation.json`` and ``evaluation.html``.
 
     Args:
         config: Settings.
@@ -128,13 +140,14 @@ def evaluate_only(
         ValueError: Settings, data or weights are faulty.
         StoppedEarly: A signal asked for it.
     """
-    with stopping_at_once("the evaluation"):
-        return _evaluate(config, data, output, device, resume)
+    with stopping_at_once("the evaluation"), keeping_warnings(["ndpp_dense"]) as kept:
+        return _evaluate(config, data, output, device, resume, kept)
 
 
 def _evaluate(
-    config: PretrainConfig, data: str | Path, output: Path, device: torch.device, resume: bool
+    config: PretrainConfig, data: str | Path, output: Path, device: torch.device, resume: bool, kept: KeptWarnings
 ) -> dict[str, float]:
+    clock = Clock()
     images, val = open_images(data, config.num_classes)
     network = build_network(config, len(images.classes))
     found = decided_by_main(lambda: checkpoint.newest_sound(output)) if resume else None
@@ -152,9 +165,13 @@ def _evaluate(
     _log.info("%s, %s", _found(config, images, val, device, network), newest or config.weights)
     size = max(1, config.batch_size // (config.accumulation * world_size()))
     batches = validation_batches(ValidationShard(val, rank(), world_size()), config, device, size)
-    results = evaluate(network, batches, config, device)
+    noted = Noted(len(val.classes), device)
+    results = evaluate(network, batches, config, device, noted)
     if is_main():
         write_results({"evaluation": results}, output / "evaluation.json")
+        with drawing(output / "evaluation.html"):
+            sets = {"validation": val}
+            report_evaluation(config, network, output, results, noted, sets, clock, kept.texts, device.type)
     _log.info("%s", _table({"evaluation": results}))
     return results
 

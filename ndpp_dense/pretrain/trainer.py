@@ -19,10 +19,12 @@ from ndpp_dense.pretrain.calibration import build_to_start
 from ndpp_dense.pretrain.config import PretrainConfig
 from ndpp_dense.pretrain.evaluation import evaluate
 from ndpp_dense.pretrain.images import Images
+from ndpp_dense.pretrain.noted import Noted
 from ndpp_dense.pretrain.processes import is_main, rank, world_size
 from ndpp_dense.pretrain.progress import Progress
 from ndpp_dense.pretrain.state import TrainingState
 from ndpp_dense.pretrain.stream import Batch, TrainStream, ValidationShard, train_batches, validation_batches
+from ndpp_dense.reports.surroundings import Clock
 from ndpp_dense.training.nonfinite import nonfinite_parameters
 from ndpp_dense.training.prepare import NORM_RULES, norm_decisions
 from ndpp_dense.training.settings import changed_settings, flat_settings
@@ -52,6 +54,9 @@ class Pretrainer:
     Attributes:
         state: Weights and everything else that changes.
         total: Optimizer steps of the whole run.
+        sets: Training and validation images.
+        noted: What the last evaluation found by class and image; None before it.
+        clock: Times the steps.
 
     Raises:
         FileNotFoundError: ``config.weights`` names no file.
@@ -70,6 +75,9 @@ class Pretrainer:
         self.config = config
         self.device = device
         self.output = Path(output)
+        self.sets = {"training": train, "validation": val}
+        self.noted: Noted | None = None
+        self.clock = Clock()
         self._images, self._val = train, val
         self._last_is_sound = True
         self._held: dict[str, Any] = {}  # settings that a checkpoint has decided
@@ -141,6 +149,7 @@ class Pretrainer:
                 ramp_local_scale(state.network, state.done)
                 micro_batches = [next(batches) for _ in range(config.accumulation)]
                 state.advance(state.step(micro_batches, state.done, str(last) if last.exists() else None))
+                self.clock.step()
                 progress.step((state.done - 1) // state.steps_per_epoch + 1, state.epoch_loss, lr)
                 if state.done % state.steps_per_epoch == 0:
                     self._end_epoch(state.done // state.steps_per_epoch, lr)
@@ -156,7 +165,10 @@ class Pretrainer:
         """Evaluates the deployed weights as they are; see :func:`ndpp_dense.pretrain.evaluation.evaluate`."""
         shard = ValidationShard(self._val, rank(), world_size())
         batches = validation_batches(shard, self.config, self.device, self._micro_batch_size)
-        return evaluate(self.state.deployed, batches, self.config, self.device)
+        noted = Noted(len(self._val.classes), self.device)
+        results = evaluate(self.state.deployed, batches, self.config, self.device, noted)
+        self.noted = noted
+        return results
 
     def _end_epoch(self, epoch: int, lr: float) -> None:
         """Evaluates if it is time, then saves: with the same statistics."""

@@ -46,6 +46,9 @@ def save_checkpoint(path: Path, write: Callable[[BinaryIO], Any], step: int | No
     # First, so that a kill in between overstates what is lost, and never understates it.
     run = note_run(path.parent, **({} if step is None else {"step": step}))
     write_sealed(path, write, {"run": run["run"], "step": step}, keep)
+    if step is not None:
+        # After it: a run that is killed in its first save has lost nothing, and begins anew.
+        note_run(path.parent, written=True)
 
 
 def choose_newest(
@@ -93,11 +96,11 @@ def choose_newest(
             f"no checkpoint in {folder} is sound. {'. '.join(faults)}. Copy one back that is, or start again in "
             "another folder without --resume."
         )
-    if isinstance(run.get("step"), int):
+    if run.get("written"):
         raise ValueError(
-            f"{folder} has lost its checkpoints: {RUN_FILE} says that the run was saved at step {run['step']}, and no "
-            "checkpoint is there. Copy one back, or start again without --resume: in another folder, or after deleting "
-            f"{RUN_FILE}."
+            f"{folder} has lost its checkpoints: {RUN_FILE} says that the run was saved at step {run.get('step')}, and "
+            "no checkpoint is there. Copy one back, or start again without --resume: in another folder, or after "
+            f"deleting {RUN_FILE}."
         )
     return Choice()
 

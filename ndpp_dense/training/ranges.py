@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Range", "range_faults"]
+__all__ = ["BATCH", "Range", "range_faults"]
+
+_SHOWN = 200  # characters of a value
+_LARGEST = 2**31  # that counters of frameworks and of their C code hold
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Range:
             return False
         if value in [number for number, _ in self.also]:
             return True
+        if self.whole and abs(value) > _LARGEST:
+            return False
         high = value < self.most if self.below else value <= self.most
         return (value > self.least if self.above else value >= self.least) and high and math.isfinite(value)
 
@@ -57,6 +62,9 @@ class Range:
         )
 
 
+BATCH = Range(1, 2**16, whole=True)  # images of a step: more fill any memory before the first one
+
+
 def range_faults(key: str, value: Any, wanted: Range) -> Iterator[str]:
     """What is wrong with a value, or with a list of any depth of them; nothing for None.
 
@@ -69,7 +77,15 @@ def range_faults(key: str, value: Any, wanted: Range) -> Iterator[str]:
         return
     several = isinstance(value, list | tuple)
     if several and not (value or wanted.empty) or not all(_fit(value, wanted)):
-        yield f"{key} is {value!r}, it must be {'a list, each entry ' if several else ''}{wanted}"
+        shown = f"{value!r}"[:_SHOWN]
+        bound = f", and at most {_LARGEST}" if wanted.whole and math.isinf(wanted.most) and _any_above(value) else ""
+        yield f"{key} is {shown}, it must be {'a list, each entry ' if several else ''}{wanted}{bound}"
+
+
+def _any_above(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_any_above, value))
+    return isinstance(value, int) and abs(value) > _LARGEST
 
 
 def _fit(value: Any, wanted: Range) -> Iterator[bool]:

@@ -71,7 +71,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``run`` is the run's name, ``sealed`` whether all of its checkpoints have a seal, ``step`` how many optimizer
-        steps the newest checkpoint has.
+        steps the newest checkpoint has, or was to have, and ``written`` whether there was a first.
     """
     try:
         found = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))

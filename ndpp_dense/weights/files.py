@@ -19,13 +19,31 @@ from ndpp_dense.atomic_file import replacing
 from ndpp_dense.weights.restricted import ZIP, read_pickle, read_torch
 from ndpp_dense.weights.seal import check_seal
 
-__all__ = ["SUFFIXES", "WeightFile", "WeightFileError", "read_checkpoint", "read_weights", "write_weights"]
+__all__ = [
+    "SUFFIXES",
+    "WeightFile",
+    "WeightFileError",
+    "read_checkpoint",
+    "read_weights",
+    "weights_in",
+    "write_weights",
+]
 
 _log = logging.getLogger(__name__)
 SUFFIXES = (".pth", ".safetensors")  # that are written
 _FACTS = "ndpp_dense"  # the entry that says where weights are from
 # Where checkpoints of timm, Detectron2, MMEngine and of this package keep weights; averaged ones first.
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
+_HEAD = 512  # bytes that tell a text from weights
+# What stands in place of weights where a download went wrong, by how it begins.
+_IMPOSTORS = {
+    ("<!doctype html", "<html", "<head", "<script"): "a web page: the address led to a page about the file, or to one "
+    "that asks to sign in. Download the file itself, by its link 'download' or 'raw'",
+    ("<?xml", "<error"): "an XML text, with which a server says that there is no such file or no permission. Correct "
+    "the address, and download the file again",
+    ("version https://git-lfs",): "a pointer of Git LFS, not what it points to. Fetch that with `git lfs pull`",
+    ("{", "["): "a JSON text, such as an index or a server's error. Name the file of weights itself",
+}
 
 
 class WeightFileError(ValueError):
@@ -72,6 +90,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     _check_is_file(path)
+    _refuse_texts(path)
     try:
         content = _read(path)
         if not isinstance(content, dict):
@@ -98,7 +117,7 @@ def read_weights(path: str | os.PathLike[str]) -> WeightFile:
     path = Path(path)
     content = read_checkpoint(path)
     try:
-        container, entries = _weights_in(content)
+        container, entries = weights_in(content)
     except (ValueError, TypeError) as error:
         raise _unreadable(path, error) from error
     extras = {name: value for name, value in content.items() if container and name not in (container, _FACTS)}
@@ -152,6 +171,18 @@ def _check_is_file(path: Path) -> None:
     raise FileNotFoundError(f"weights {path} not found ({hint}).")
 
 
+def _refuse_texts(path: Path) -> None:
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+    try:
+        text = head.decode("utf-8-sig").lstrip().lower()
+    except UnicodeDecodeError:
+        return
+    for starts, what in _IMPOSTORS.items():
+        if text.startswith(starts):
+            raise WeightFileError(f"cannot read weights {path} ({path.stat().st_size} bytes): it is {what}.")
+
+
 def _unreadable(path: Path, error: Exception) -> WeightFileError:
     reason = str(error).splitlines()[0].split(". ")[0][:300] if str(error) else type(error).__name__
     return WeightFileError(
@@ -189,8 +220,27 @@ def _safetensors() -> Any:
     return safetensors
 
 
-def _weights_in(content: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+def weights_in(content: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
+    """The weights in what a file holds.
+
+    Args:
+        content: See :func:`read_checkpoint`.
+
+    Returns:
+        The name of the entry that holds them, empty where they are the whole; and the weights by name.
+
+    Raises:
+        ValueError: It holds none, or several entries could be meant.
+    """
     found = [name for name in _CONTAINERS if isinstance(content.get(name), Mapping) and content[name]]
+    if not found and not all(map(_is_array, content.values())):  # users' own names for it: "net", "model_state_dict"
+        found = [
+            name for name, value in content.items() if isinstance(value, Mapping) and value and _are_weights(value)
+        ]
+        if len(found) > 1:
+            raise ValueError(
+                f"it holds several entries of weights ({', '.join(map(str, found[:5]))}): save one of them"
+            )
     container = found[0] if found else ""
     values = content[container] if container else content
     others = [name for name, value in values.items() if not _is_array(value)]
@@ -200,6 +250,10 @@ def _weights_in(content: Mapping[str, Any]) -> tuple[str, dict[str, Tensor]]:
     # Arrays of a pickle may be read-only, which torch shares only under protest.
     tensors = {name: value if torch.is_tensor(value) else torch.tensor(value) for name, value in values.items()}
     return container, tensors
+
+
+def _are_weights(entries: Mapping[str, Any]) -> bool:
+    return all(isinstance(name, str) and _is_array(value) for name, value in entries.items())
 
 
 def _is_array(value: Any) -> bool:
@@ -218,7 +272,7 @@ def _is_broken(value: Tensor) -> bool:
 
 def _warn_of_nonfinite(path: Path, content: Mapping[str, Any]) -> None:
     try:
-        _, entries = _weights_in(content)
+        _, entries = weights_in(content)
     except (ValueError, TypeError):
         return  # a checkpoint of another layout: what takes its weights judges them
     broken = [name for name, value in entries.items() if _is_broken(value)]

@@ -16,7 +16,7 @@ from ndpp_dense.weights.match import HEADS
 __all__ = ["COUNTERS", "WeightFormat", "cautions", "check_output", "detect_format", "renamed", "unwrapped"]
 
 COUNTERS = "counters"  # entry of a file: counts of batches, for which frozen norms have no place
-_WRAPPERS = ("module.", "_orig_mod.")  # of DDP and torch.compile
+_WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DDP, torch.compile, and trainers such as Lightning's
 _BLOCKS = ("preset", "block_size", "block_size_spatial", "block_size_linear", "shared_blocks")
 _CAFFE2 = re.compile(r"conv1_w$|res\d_\d+_branch\d\w_w$")
 
@@ -191,7 +191,7 @@ def check_output(path: str | Path, target: WeightFormat, source: str | Path) -> 
 
 
 def unwrapped(entries: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries by names without what DDP and torch.compile put before them all."""
+    """Entries by names without what DDP, torch.compile and trainers put before them all."""
     for wrapper in _WRAPPERS:
         if entries and all(name.startswith(wrapper) for name in entries):
             return unwrapped({name.removeprefix(wrapper): value for name, value in entries.items()})

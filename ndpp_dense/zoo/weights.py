@@ -21,7 +21,7 @@ from ndpp_dense.zoo.packing import unpack
 from ndpp_dense.zoo.resolver import resolved_bytes
 from ndpp_dense.zoo.rows import ZooFile, ZooModel
 
-__all__ = ["FACTS", "Checkpoint", "load_checkpoint", "load_into", "read_verified"]
+__all__ = ["FACTS", "Checkpoint", "load_checkpoint", "load_into", "load_own", "read_verified"]
 
 FACTS = "ndpp_dense"  # the entry of a file's metadata that this package writes
 _CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model_state", "model")
@@ -73,6 +73,21 @@ def load_checkpoint(
     if model is not None:
         load_into(model, weights, row.name, strict=strict)
     return Checkpoint(row, path, weights, facts, file.sha256)
+
+
+def load_own(model: nn.Module, weights: Mapping[str, Tensor], file: Path, config: Path) -> None:
+    """Loads weights of a user's own run, all of them.
+
+    Raises:
+        ValueError: They are not those of the model; says how many are, and what to do.
+    """
+    table = mismatches(weights, model.state_dict())
+    if table:
+        raise ValueError(
+            f"{file} does not fit the model of {config}: {table.splitlines()[-1]}. Give the config that it was trained "
+            "with: --config FILE."
+        )
+    model.load_state_dict(dict(weights), strict=False)
 
 
 def load_into(model: nn.Module, weights: Mapping[str, Tensor], name: str, *, strict: bool = True) -> str:

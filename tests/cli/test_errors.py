@@ -93,7 +93,8 @@ def test_a_cause_of_the_users_is_a_message(cause, message, capsys):
     assert text.startswith("error: ")
     assert message in text
     assert "Traceback" not in text
-    assert text.endswith("(--traceback shows where it arose)\n")
+    assert text.endswith(" (--traceback shows where it arose)\n")
+    assert text.count("\n") == 1  # what is shown last, in a batch system's mail too, is what is wrong
 
 
 @pytest.mark.parametrize(

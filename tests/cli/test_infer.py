@@ -40,7 +40,7 @@ def predictor(checkpoint, device, score):
 def run(tmp_path, monkeypatch):
     """Returns a function that runs the command on a place, with a stand-in for a network."""
     monkeypatch.setattr(infer, "load_index", lambda: SimpleNamespace(find=lambda name: SimpleNamespace(name=name)))
-    monkeypatch.setattr(infer, "predictor_of", lambda model: predictor)
+    monkeypatch.setattr(infer, "predictor_of", lambda model: SimpleNamespace(of_zoo=predictor))
     monkeypatch.setattr("ndpp_dense.zoo.load_checkpoint", lambda name, index: name)
 
     def call(place):
@@ -112,11 +112,31 @@ def test_a_folder_without_images_says_what_it_holds(run, folder, capsys):
     assert "holds no image (it holds 2 that do not end as images do (.gif 2" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["own.pth", "runs/model_final.pth", "a.safetensors", "https://host/w.pkl", "in"])
-def test_weights_of_a_file_are_refused_with_the_ways_there_are(tmp_path, monkeypatch, capsys, name):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own.pth", "--weights own.pth is not there. Names of the model zoo: `ndpp zoo list`"),
+        ("runs/model_final.pth", "is not there"),
+        ("in", "--weights in is a folder: name a checkpoint in it"),
+        ("https://host/w.pkl", "download it first, and name the file with its --config"),
+        ("real.pth", "no config.yaml is beside it, as `ndpp train-det` writes it. Name the config that it was trained"),
+    ],
+)
+def test_weights_of_a_file_need_their_config(tmp_path, monkeypatch, capsys, name, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
+    (tmp_path / "real.pth").touch()
+    Image.fromarray(PIXELS).save(tmp_path / "in" / "a.png")
     assert main(["infer", "in", "--weights", name, "--device", "cpu"]) == 2
-    said = capsys.readouterr().err
-    assert f"--weights {name}" in said or "--weights https://host" in said
-    assert "`ndpp train-det --eval-only --config CONFIG --weights FILE`" in said
+    assert message in capsys.readouterr().err
+
+
+def test_a_config_is_not_for_names_of_the_zoo_and_classifiers_make_no_pictures(run, folder, tmp_path, capsys):
+    words = ["infer", str(folder), "--device", "cpu", "--config", "resnet18_ndpp_small", "--weights"]
+    assert main([*words, "x"]) == 2
+    assert (
+        "--config resnet18_ndpp_small is for --weights FILE: x has its own in the model zoo" in capsys.readouterr().err
+    )
+    (tmp_path / "best.pth").touch()
+    assert main([*words, str(tmp_path / "best.pth")]) == 2
+    assert "is of a classifier, which makes no pictures" in capsys.readouterr().err

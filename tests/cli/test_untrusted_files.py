@@ -96,7 +96,7 @@ def run(home, tmp_path, monkeypatch, capsys):
         said = capsys.readouterr().err
         assert not (tmp_path / "mark").exists(), "code from the file ran"
         assert code == 2, said
-        line = said.strip().splitlines()[-2]
+        line = said.strip().splitlines()[-1]
         assert line.startswith("error: ")
         return line
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_inference_reads_hashes_and_unpacks_once(index, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(zoo_index, "read_content", counted("index", zoo_index.read_content))
     monkeypatch.setattr(zoo_weights, "unpack", counted("unpack", zoo_weights.unpack))
-    monkeypatch.setattr(infer, "predictor_of", lambda model: predictor)
+    monkeypatch.setattr(infer, "predictor_of", lambda model: SimpleNamespace(of_zoo=predictor))
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
     words = [
         "infer",

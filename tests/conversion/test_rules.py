@@ -128,3 +128,21 @@ def test_prediction_layers_and_shared_towers_of_torchvision_are_left_by_name(nam
         assert not any(layer.endswith(f".{ending}") for layer in report.converted)
     if name in ("retinanet_resnet50_fpn", "fcos_resnet50_fpn"):
         assert not any(layer.startswith("head") for layer in report.converted)
+
+
+SEGMENTORS = {
+    "deeplabv3_resnet50": {"classifier.4", "aux_classifier.4"},
+    "fcn_resnet50": {"classifier.4", "aux_classifier.4"},
+    "lraspp_mobilenet_v3_large": {"classifier.low_classifier", "classifier.high_classifier"},
+    "alexnet": set(),  # its classifier.4 is one linear layer of three
+}
+
+
+@pytest.mark.parametrize("name", SEGMENTORS)
+def test_prediction_layers_of_torchvisions_segmentors_are_left_by_name(name):
+    with torch.device("meta"):
+        model = get_model(name, weights=None, **({} if name == "alexnet" else {"weights_backbone": None}))
+        if hasattr(model, "aux_classifier"):
+            model = get_model(name, weights=None, weights_backbone=None, aux_loss=True)
+    report = convert_to_ndpp(model)
+    assert SEGMENTORS[name] == {layer for layer in report.left if "classifier" in layer}

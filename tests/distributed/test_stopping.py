@@ -1,9 +1,13 @@
 """Signals that ask a run to end."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import time
 
 import pytest
+import torch
 
 from ndpp_dense.distributed import stopping
 from ndpp_dense.distributed.stopping import (
@@ -58,6 +62,47 @@ def test_a_loader_process_leaves_signals_to_its_parent():
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 
 
+class Slow(torch.utils.data.Dataset):
+    """Tells the process that made an item."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return os.getpid()
+
+
+def test_loader_processes_live_through_a_signal_to_the_whole_job():
+    with watching_for_stop():
+        made = []
+        for batch in torch.utils.data.DataLoader(Slow(), batch_size=4, num_workers=2):
+            made.append(set(batch.tolist()))
+            if len(made) == 2:
+                for pid in set.union(*made):
+                    subprocess.run(["kill", "-TERM", str(pid)], check=True)
+    assert len(made) == 10
+    assert len(set.union(*made)) == 2
+
+
+def test_a_run_can_end_its_own_loader_processes():
+    with watching_for_stop():
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        child.terminate()
+        child.join(20)
+        assert child.exitcode == 0
+
+
+@pytest.fixture
+def _in_the_foreground():
+    """A shell starts what it runs in the background with the signal ignored, pytest too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_in_the_foreground")
 def test_an_interruption_asks_while_a_run_trains(capsys):
     before = signal.getsignal(signal.SIGINT)
     with watching_for_stop():
@@ -75,6 +120,7 @@ def test_an_interruption_asks_while_a_run_trains(capsys):
     assert StoppedEarly("why.").code == EXIT_CODE
 
 
+@pytest.mark.usefixtures("_in_the_foreground")
 def test_a_second_interruption_ends_at_once(capsys):
     with watching_for_stop(), finishing_the_step():
         pid = os.fork()

@@ -33,7 +33,8 @@ def test_everything_that_a_record_names_is_there(record):
     zoo = record.load(record.zoo)
     assert all(callable(getattr(zoo, name)) for name in ("build_zoo_model", "evaluate_zoo_model", "run_blank"))
     assert callable(record.load(record.shift_subject))
-    assert record.predictor == "" or isinstance(record.load(record.predictor), type)
+    predictor = record.predictor and record.load(record.predictor)
+    assert not predictor or all(callable(getattr(predictor, name)) for name in ("of_zoo", "of_run"))
     assert record.load(record.check)()[0].isdigit()
     for package in record.packages:
         import_module(package)

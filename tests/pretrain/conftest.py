@@ -5,10 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from ndpp_dense.pretrain.config import PretrainConfig
-from ndpp_dense.pretrain.images import open_images
-from ndpp_dense.pretrain.trainer import Pretrainer
-
 CPU = torch.device("cpu")
 TRAIN, VAL = 12, 5  # images of a class
 SETTINGS = {
@@ -67,12 +63,16 @@ def settings():
 @pytest.fixture
 def tiny():
     """Return a function that makes settings."""
+    from ndpp_dense.pretrain.config import PretrainConfig  # tests here skip by name where timm is not installed
+
     return lambda **settings: PretrainConfig(**{**SETTINGS, **settings})
 
 
 @pytest.fixture
 def trainer(tree, tiny):
     """Return a function that makes a trainer."""
+    from ndpp_dense.pretrain.images import open_images
+    from ndpp_dense.pretrain.trainer import Pretrainer
 
     def make(output, **settings):
         return Pretrainer(tiny(**settings), *open_images(tree), CPU, output)

@@ -32,7 +32,7 @@ def test_results_are_there_though_curves_cannot_be_drawn(tmp_path, monkeypatch, 
     def broken(*_):
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr(module, "save_figure", broken)
+    monkeypatch.setattr(module, "save_panels", broken)
     record = Record()
     record.epochs = [{"epoch": 1, "step": 2, "lr": 0.1, "train_loss": 1.0, "loss": 1.0, "top1": 50.0, "top5": 90.0}]
     record.write(tmp_path)

@@ -72,7 +72,7 @@ def _imports(path):
 MODULES = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "mmcv": "mmcv-lite", "mmseg": "mmsegmentation"}
 MODULES |= {"cv2": "opencv-python"}
 # Of functions that no part of the report calls: export, peers of a metric, data of other layouts.
-NOT_MEASURED = {"onnx", "onnxruntime", "onnxscript", "lpips", "DISTS_pytorch", "supervision"}
+NOT_MEASURED = {"onnx", "onnxruntime", "onnxscript", "lpips", "DISTS_pytorch"}
 
 
 def test_what_the_package_and_its_measurements_import_is_present_or_in_the_kit():

@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from ndpp_dense.training import run_folder
+from ndpp_dense.training.checkpoint_files import choose_newest, save_checkpoint
 from ndpp_dense.training.run_folder import claimed, note_run, read_run
+from ndpp_dense.weights.files import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
@@ -95,3 +98,26 @@ def test_a_flipped_digit_in_the_record_is_seen(tmp_path):
     record = tmp_path / "run.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), "step": 5}))
     assert read_run(tmp_path) == {}
+
+
+def test_a_run_that_is_killed_in_its_first_save_begins_anew_and_one_that_lost_its_files_is_refused(tmp_path):
+    def choose():
+        return choose_newest(sorted(tmp_path.glob("*.pth")), read_checkpoint, lambda path: None, tmp_path, adopt=True)
+
+    def killed(stream):
+        stream.write(b"half")
+        raise KeyboardInterrupt
+
+    note_run(tmp_path, sealed=True)
+    with pytest.raises(KeyboardInterrupt):
+        save_checkpoint(tmp_path / "a.pth", killed, 1)
+    assert read_run(tmp_path)["step"] == 1
+    assert choose().path is None
+    save_checkpoint(tmp_path / "best.pth", lambda stream: torch.save({"model": {}}, stream), None)
+    (tmp_path / "best.pth").unlink()  # weights for use are nothing to resume from
+    assert choose().path is None
+    save_checkpoint(tmp_path / "a.pth", lambda stream: torch.save({"model": {}}, stream), 2)
+    assert choose().path == tmp_path / "a.pth"
+    (tmp_path / "a.pth").unlink()
+    with pytest.raises(ValueError, match=r"has lost its checkpoints: run\.json says that the run was saved at step 2"):
+        choose()

@@ -109,7 +109,7 @@ def test_files_without_weights(tmp_path, content, suffix):
 def test_truncated_and_foreign_files(tmp_path, suffix):
     file = tmp_path / f"a.{suffix}"
     write_weights(tmp_path / "whole.pth", WEIGHTS, "model", {})
-    for content in ((tmp_path / "whole.pth").read_bytes()[:-200], b"", b"<html>not found</html>"):
+    for content in ((tmp_path / "whole.pth").read_bytes()[:-200], b"", b"no weights at all"):
         file.write_bytes(content)
         with pytest.raises(WeightFileError, match=rf"a.{suffix} \({len(content)} bytes\): .*truncated, corrupt"):
             read_weights(file)
@@ -128,3 +128,31 @@ def test_paths(tmp_path):
         read_weights(tmp_path / "no" / "a.pth")
     with pytest.raises(ValueError, match=r"a.pkl: its name must end in .pth or .safetensors"):
         write_weights(tmp_path / "a.pkl", WEIGHTS, "model", {})
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pkl", ".safetensors"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("\ufeff\n <!DOCTYPE HTML><html><title>Sign in</title>", "it is a web page.*by its link 'download' or 'raw'"),
+        ("<html lang=en>", "it is a web page"),
+        ('<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "an XML text.*no permission"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", "a pointer of Git LFS.*git lfs pull"),
+        ('{"message": "not found"}', "a JSON text"),
+    ],
+)
+def test_what_a_server_sent_in_place_of_weights_is_named(tmp_path, suffix, text, message):
+    file = tmp_path / f"a{suffix}"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(WeightFileError, match=message):
+        read_weights(file)
+
+
+@pytest.mark.parametrize("container", ["net", "model_state_dict", "weights"])
+def test_weights_under_a_name_of_the_users(tmp_path, container):
+    file = tmp_path / "a.pth"
+    torch.save({container: WEIGHTS, "epoch": 3, "optimizer": {"state": {}, "param_groups": []}}, file)
+    assert same(read_weights(file).entries)
+    torch.save({"generator": WEIGHTS, "critic": WEIGHTS, "epoch": 3}, file)
+    with pytest.raises(WeightFileError, match=r"several entries of weights \(generator, critic\): save one of them"):
+        read_weights(file)

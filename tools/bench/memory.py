@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from itertools import accumulate
 from typing import Any
@@ -42,12 +43,14 @@ def cpu_peak(step: Step) -> int:
 
 @contextlib.contextmanager
 def _muted() -> Iterator[None]:
-    """Keeps the profiler's library, which says when it starts and stops, from writing through the progress bar."""
+    """Keeps the profiler, which says when it starts and warns of its cycles, from writing through the progress bar."""
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

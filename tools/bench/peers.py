@@ -18,7 +18,7 @@ from ndpp_dense.layers.base import nd_layers
 from ndpp_dense.layers.statistics.sampling import MIN_ROWS_PER_COLUMN
 from ndpp_dense.layers.statistics.steps import unwatch_steps
 from ndpp_dense.ops.collectives import sum_over_ranks, world_size
-from ndpp_dense.ops.precision import statistics_dtype
+from ndpp_dense.ops.precision import statistics_dtype, without_autocast
 
 
 class IterNorm2d(nn.Module):
@@ -52,7 +52,7 @@ class IterNorm2d(nn.Module):
         rows_GDR = x.transpose(0, 1).reshape(c // self.group, self.group, n * h * w)
         mean, whitening = self.running_mean, self.running_whitening
         if self.training:
-            with torch.autocast(x.device.type, enabled=False):
+            with without_autocast(x.device):
                 mean, whitening = self._statistics(rows_GDR.float())
         white = whitening.to(x.dtype) @ (rows_GDR - mean.to(x.dtype))
         white = white.view(c, n, h, w).transpose(0, 1)
@@ -105,7 +105,7 @@ class UnfoldNDConv2d(NDConv2d):
         x = x / x.abs().mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
         mean, whitening = self.whitening.running_mean, self.whitening.running_whitening
         if self.training and not self.whitening.frozen:
-            with torch.autocast(x.device.type, enabled=False):
+            with without_autocast(x.device):
                 mean, whitening = self._solved(self._rows(x.to(statistics_dtype(x))))
         weight, bias = self.whitened_parameters(mean, whitening)
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)

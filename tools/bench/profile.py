@@ -25,7 +25,10 @@ PARTS = {
         "ndpp_dense.layers.statistics.exchange:average_moments",
     ),
     "collective": ("ndpp_dense.layers.statistics.sampling:sum_moments_over_ranks",),
-    "solver": ("ndpp_dense.layers.statistics.whitening:Whitening.solve",),
+    "solver": (
+        "ndpp_dense.layers.statistics.whitening:Whitening.solve",
+        "ndpp_dense.layers.statistics.whitening:step_whitening",
+    ),
     "D·w": ("ndpp_dense.layers.base:NDLayer.whitened_parameters",),
     "convolution": (
         "ndpp_dense.layers.conv:scaled_conv",

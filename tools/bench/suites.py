@@ -11,6 +11,7 @@ from bench.case import Case, Settings, Step, Suite, batches, images, training_st
 from bench.collectives import collective_cases
 from bench.frameworks import detector_cases, segmentor_cases
 from bench.inference import inference_cases, pooling_cases
+from bench.launches import launch_cases
 from bench.memory import memory_step
 from bench.peers import IterNorm2d, replace_norms, whitened
 from bench.profile import profile
@@ -161,6 +162,7 @@ SUITES = {
     "blocks": Suite("Training step of ResNet-50 by channels of a block", block_cases, **TIMM, quick=False),
     "pooling": Suite("Inference of ResNet-50 with pooling bottlenecks", pooling_cases, **TIMM),
     "inference": Suite("Inference of ResNet-50, folded and not", inference_cases, **TIMM),
+    "launches": Suite("Operations of a training step on a device", launch_cases, **TIMM),
     "memory": Suite("Peak memory of a training step of ResNet-50", memory_cases, **TIMM),
     "collectives": Suite("What the norms of ResNet-50 send in a training step", collective_cases, **TIMM),
     "solver": Suite("Inverse square roots of real covariances", solver_cases, **TIMM),

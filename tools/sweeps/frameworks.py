@@ -98,7 +98,7 @@ def _mmseg_model(config: Any) -> nn.Module:
 def _run_mmseg(model: nn.Module) -> Any:
     """The loss, which reaches auxiliary heads; the output, where a head has no loss in evaluation mode."""
     failed: Exception | None = None
-    for size in (64, 128, 512):
+    for size in (64, 128, 512, 640):
         for run in (_mmseg_loss, lambda module, side: module(random_input(module, 1, 3, side, side), mode="tensor")):
             try:
                 return run(model, size)

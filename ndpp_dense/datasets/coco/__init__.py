@@ -3,7 +3,7 @@
 from ndpp_dense.datasets.coco.flag import CocoSource, OtherSource, parse_dataset_flag
 from ndpp_dense.datasets.coco.numbering import renumber_annotations
 from ndpp_dense.datasets.coco.other_formats import as_coco
-from ndpp_dense.datasets.coco.validate import CocoSummary, validate_coco
+from ndpp_dense.datasets.coco.validate import CocoSummary, shared_images, validate_coco
 
 __all__ = [
     "CocoSource",
@@ -12,5 +12,6 @@ __all__ = [
     "as_coco",
     "parse_dataset_flag",
     "renumber_annotations",
+    "shared_images",
     "validate_coco",
 ]

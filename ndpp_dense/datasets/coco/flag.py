@@ -23,11 +23,13 @@ class CocoSource:
         name: name to register it under; ends in `_train` or `_val`.
         json: annotation file.
         images: folder that the `file_name` entries are relative to.
+        remarks: what is to be shown of the files that the json was made from.
     """
 
     name: str
     json: Path
     images: Path
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ def _split_paths(flag: str, paths: str) -> tuple[str, str]:
     drives = {match.start(1) for match in _DRIVE.finditer(paths)}
     colons = [i for i, letter in enumerate(paths) if letter == ":" and i not in drives]
     splits = [(paths[:i], paths[i + 1 :]) for i in colons if paths[:i].strip() and paths[i + 1 :].strip()]
+    plain = paths.strip() and not colons and not _ends_in_json(paths.strip())
+    if plain and not Path(paths.strip()).expanduser().exists():
+        raise ValueError(f"--dataset {flag!r}: there is no file or folder {paths.strip()!r}. {_FLAG_HELP}")
     if not splits:
         raise ValueError(
             f"--dataset {flag!r}: needs an annotation file and an image folder, got {paths!r}. {_FLAG_HELP}"

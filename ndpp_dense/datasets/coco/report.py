@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 __all__ = ["Report", "first"]
+
+_OF_ANNOTATIONS = "annotation ids"
 
 
 class Report:
@@ -15,14 +17,16 @@ class Report:
 
     Args:
         subject: The data set and its file.
+        sources: By id of an annotation, the file and line that it was made from, which people know it by.
     """
 
-    def __init__(self, subject: str) -> None:
+    def __init__(self, subject: str, sources: Mapping[Any, str] | None = None) -> None:
         self.subject = subject
+        self._sources = sources or {}
         self.faults: list[str] = []
         self.warnings: list[str] = []
 
-    def fault(self, ids: Sequence[Any] | np.ndarray, text: str, *, what: str = "annotation ids") -> None:
+    def fault(self, ids: Sequence[Any] | np.ndarray, text: str, *, what: str = _OF_ANNOTATIONS) -> None:
         """Keeps a fault, unless no entry has it.
 
         Args:
@@ -31,12 +35,17 @@ class Report:
             what: Kind of the ids.
         """
         if len(ids):
-            self.faults.append(_told(ids, text, what))
+            self.faults.append(self._told(ids, text, what))
 
-    def warn(self, ids: Sequence[Any] | np.ndarray, text: str, *, what: str = "annotation ids") -> None:
+    def warn(self, ids: Sequence[Any] | np.ndarray, text: str, *, what: str = _OF_ANNOTATIONS) -> None:
         """Keeps a warning; arguments as for a fault."""
         if len(ids):
-            self.warnings.append(f"{self.subject}: {_told(ids, text, what)}.")
+            self.warnings.append(f"{self.subject}: {self._told(ids, text, what)}.")
+
+    def _told(self, ids: Sequence[Any] | np.ndarray, text: str, what: str) -> str:
+        if what == _OF_ANNOTATIONS and self._sources:
+            ids, what = [self._sources.get(number, number) for number in ids], "in"
+        return f"{text.replace('{count}', str(len(ids)))} (first {what}: {first(ids)})"
 
     def raise_faults(self) -> None:
         """Ends here if there was a fault.
@@ -55,7 +64,3 @@ def first(values: Iterable[Any], count: int = 5) -> str:
     """Some values by comma, with dots where there are more."""
     listed = [str(value) for _, value in zip(range(count + 1), values, strict=False)]
     return ", ".join(listed[:count]) + (", ..." if len(listed) > count else "")
-
-
-def _told(ids: Sequence[Any] | np.ndarray, text: str, what: str) -> str:
-    return f"{text.replace('{count}', str(len(ids)))} (first {what}: {first(ids)})"

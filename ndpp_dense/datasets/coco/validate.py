@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ndpp_dense.datasets.coco.masks import check_masks, mask_format
 from ndpp_dense.datasets.coco.report import Report, first
 from ndpp_dense.datasets.coco.sizes import Sizes, measure_sizes
 
-__all__ = ["CocoSummary", "validate_coco"]
+__all__ = ["CocoSummary", "shared_images", "validate_coco"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class CocoSummary:
         thinnest: file name, height and width of the image with the most unequal sides.
         keypoints: names of keypoints, empty where the categories name none.
         sizes: of images and objects.
+        files: absolute paths of the images.
     """
 
     num_images: int
@@ -44,6 +46,7 @@ class CocoSummary:
     thinnest: tuple[str, int, int] = ("", 1, 1)
     keypoints: tuple[str, ...] = ()
     sizes: Sizes = Sizes(0, 1.0, 1.0, (1.0, 1.0, 1.0), 0)
+    files: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
 
 def validate_coco(
@@ -78,7 +81,7 @@ def validate_coco(
     """
     path, folder = Path(json_path), Path(images)
     document = read_document(path, name)
-    report = Report(f"{name} ({path})")
+    report = Report(f"{name} ({path})", _sources(document))
     evaluated = name.endswith("_val") if evaluated is None else evaluated
     check_document(document, report, evaluated=evaluated)
     _check_annotations(document, report, masks=masks, evaluated=evaluated)
@@ -96,7 +99,42 @@ def validate_coco(
         thinnest=_thinnest(document["images"]),
         keypoints=keypoint_names(document["categories"]),
         sizes=measure_sizes(document),
+        files=_absolute(document["images"], folder),
     )
+
+
+def _sources(document: Any) -> dict[int, str]:
+    """Where annotations stand in files of another layout, see `as_coco`; empty for files of others."""
+    entries = document.get("annotations") if isinstance(document, dict) else None
+    return {
+        entry["id"]: entry["source"]
+        for entry in (entries if isinstance(entries, list) else ())
+        if isinstance(entry, dict) and isinstance(entry.get("source"), str) and type(entry.get("id")) is int
+    }
+
+
+def _absolute(images: list[dict[str, Any]], folder: Path) -> frozenset[str]:
+    root = os.path.abspath(folder)
+    return frozenset(os.path.normpath(os.path.join(root, image["file_name"])) for image in images)
+
+
+def shared_images(trained: Mapping[str, CocoSummary], evaluated: Mapping[str, CocoSummary]) -> list[str]:
+    """A line for each two sets, one trained on and one evaluated, that have images in common.
+
+    Args:
+        trained: Sets by name.
+        evaluated: Likewise.
+    """
+    lines = []
+    for name, train in trained.items():
+        for other, val in evaluated.items():
+            common = sorted(train.files & val.files)
+            if common and name != other:
+                lines.append(
+                    f"{len(common)} of {val.num_images} images of {other} are in {name} too (first: "
+                    f"{first(common, 3)}): the evaluation counts what was learnt by heart. Take them out of one set."
+                )
+    return lines
 
 
 def _thinnest(images: list[dict[str, Any]]) -> tuple[str, int, int]:

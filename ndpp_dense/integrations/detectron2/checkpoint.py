@@ -118,11 +118,11 @@ class NDCheckpointer(DetectionCheckpointer):
             return ""
         return str(Path(self.save_dir) / Path(name).name)
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+    def resume_or_load(self, path: str | None, *, resume: bool = True) -> dict[str, Any]:
         """Continue the newest readable checkpoint of `save_dir`, or else load the weights in `path`.
 
         Args:
-            path: weights for a fresh start; empty for none.
+            path: weights for a fresh start; empty for none, None where the model has those that it starts with.
             resume: look for checkpoints first. Every rank must be able to read `save_dir`.
 
         Returns:
@@ -133,13 +133,13 @@ class NDCheckpointer(DetectionCheckpointer):
             ValueError: if the checkpoint belongs to a different model.
             FileNotFoundError: if `path` names no file.
         """
-        if not resume:
-            return self.load(path, checkpointables=[])
-        file = self.newest()
-        if file is None:
-            _log.warning("Nothing to resume in %s: starting fresh from weights '%s'.", self.save_dir, path)
-            return self.load(path, checkpointables=[])
-        return self._restore(file)
+        file = self.newest() if resume else None
+        if file is not None:
+            return self._restore(file)
+        if resume:
+            source = "calibrated weights" if path is None else f"weights {path!r}" if path else "random weights"
+            _log.warning("Nothing to resume in %s: starting fresh from %s.", self.save_dir, source)
+        return {} if path is None else self.load(path, checkpointables=[])
 
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load weights that the user named; see :meth:`DetectionCheckpointer.load`.
@@ -148,8 +148,10 @@ class NDCheckpointer(DetectionCheckpointer):
             FileNotFoundError: if there is no such file, with the nearest names beside it.
             CheckpointReadError: if the file can't be read.
         """
-        if path:
-            self._check_there(path)
+        if not path:  # Detectron2 calls that "from scratch", of backbones that were built with weights too
+            _log.info("MODEL.WEIGHTS is empty: the model keeps the weights that it was built with.")
+            return {}
+        self._check_there(path)
         try:
             return super().load(path, *args, **kwargs)
         finally:
@@ -287,7 +289,7 @@ class NDCheckpointer(DetectionCheckpointer):
             data = as_detectron2(read_checkpoint(filename), filename)
         except (OSError, ValueError) as error:
             reason = str(error).replace("read weights", "read checkpoint", 1)
-            raise CheckpointReadError(f"{reason.removesuffix('.')} in MODEL.WEIGHTS.") from error
+            raise CheckpointReadError(f"MODEL.WEIGHTS: {reason}") from error
         query = getattr(self, "_parsed_url_during_load", None)
         if query is not None and parse_qs(query.query).get("matching_heuristics") == ["True"]:
             data["matching_heuristics"] = True
@@ -313,10 +315,13 @@ def _check_any(state: dict[str, Any], incompatible: Any, names: list[str]) -> No
     wanted = [name for name in state if not name.endswith(".num_batches_tracked")]
     if not wanted or {*incompatible.missing_keys, *(name for name, *_ in shapes)}.issuperset(wanted):
         where = ", ".join(names[:3]) or "nothing"
+        ways = "`ndpp convert` makes files that fit from backbones of others"
+        if any(".body.network." in name for name in wanted):
+            ways = "weights of the backbone alone, by timm's names, go to MODEL.TIMM.WEIGHTS"
         raise ValueError(
             f"MODEL.WEIGHTS: none of the {len(wanted)} weights of the model is in the file ({len(shapes)} have another "
             f"shape): the file begins with {where}, the model with {', '.join(wanted[:3])}. Give the config that they "
-            "are of; `ndpp convert` makes files that fit from backbones of others."
+            f"are of; {ways}."
         )
 
 

@@ -6,17 +6,20 @@ import json
 import logging
 import math
 import os
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ndpp_dense.reports.plots import draw_losses, draw_rate, save_figure, say, two_by_two
+from ndpp_dense.reports.drawing import literal
+from ndpp_dense.reports.plots import Panel, Series, draw_losses, draw_rate, save_panels, say
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["read_metrics", "save_curves"]
+__all__ = ["curve_panels", "read_metrics", "save_curves"]
 
 _LOG = logging.getLogger(__name__)
 _AP_LINES = {
@@ -85,15 +88,30 @@ def save_curves(metrics_json: str | os.PathLike[str], out_png: str | os.PathLike
         FileNotFoundError: there are no metrics.
         ValueError: the file holds no metrics.
     """
-    records = read_metrics(metrics_json)
-    figure, axes = two_by_two()
-    (total, parts), (precision, rate) = axes
-    draw_losses(total, {"total": _series(records, "total_loss")}, "Total loss")
-    names = sorted({name for values in records.values() for name in values if _is_component(name)})
-    draw_losses(parts, {_label(name): _series(records, name) for name in names}, "Loss components")
-    _draw_precision(precision, records)
-    draw_rate(rate, _series(records, "lr"))
-    save_figure(figure, out_png)
+    save_panels(curve_panels(read_metrics(metrics_json)), out_png)
+
+
+def curve_panels(records: dict[int, dict[str, float]]) -> list[Panel]:
+    """The four panels of a run.
+
+    Args:
+        records: What :func:`read_metrics` returns.
+    """
+    names = sorted({name for values in records.values() for name in values})
+    parts = {_label(name): _series(records, name) for name in names if _is_component(name)}
+    scores = {
+        f"{name.removesuffix(ending)} {label}".lstrip(): _series(records, name)
+        for ending, (label, _, _) in _AP_LINES.items()
+        for name in names
+        # With several test sets Detectron2 puts the name of the set in front.
+        if name == ending or name.endswith(f"/{ending}")
+    }
+    return [
+        Panel("loss", "Total loss", {"total": _series(records, "total_loss")}, draw_losses),
+        Panel("parts", "Loss components", parts, draw_losses),
+        Panel("score", "Average precision on the validation set", scores, _draw_precision),
+        Panel("rate", "Learning rate", {"learning rate": _series(records, "lr")}, draw_rate),
+    ]
 
 
 def _parse(line: str) -> dict[str, float] | None:
@@ -120,19 +138,16 @@ def _label(name: str) -> str:
     return _LOSS_NAMES.get(name.rsplit("/", 1)[-1], name)
 
 
-def _draw_precision(axes: Axes, records: dict[int, dict[str, float]]) -> None:
-    axes.set_title("Average precision on the validation set", loc="left", fontweight="bold")
-    best: list[float] = []
-    names = sorted({name for values in records.values() for name in values})
-    for ending, (label, colour, style) in _AP_LINES.items():
-        # With several test sets Detectron2 puts the name of the set in front.
-        for index, name in enumerate(n for n in names if n == ending or n.endswith(f"/{ending}")):
-            iterations, values = _series(records, name)
-            text = f"{name.removesuffix(ending)} {label} {values[-1]:.1f}".lstrip()
-            axes.plot(iterations, values, style, color=colour, marker="os^Dv"[index % 5], markersize=4, label=text)
-            best.append(float(values.max()))
-    if not best:
+def _draw_precision(axes: Axes, series: Mapping[str, Series]) -> None:
+    if not series:
         say(axes, "no evaluation yet")
         return
-    axes.set_ylim(0, max(5.0, 1.1 * max(best)))
+    drawn: Counter[str] = Counter()
+    for text, (iterations, values) in series.items():
+        kind, colour, style = next(line for line in _AP_LINES.values() if text.endswith(line[0]))
+        shape = "os^Dv"[drawn[kind] % 5]
+        drawn[kind] += 1
+        label = f"{literal(text)} {values[-1]:.1f}"
+        axes.plot(iterations, values, style, color=colour, marker=shape, markersize=4, label=label)
+    axes.set_ylim(0, max(5.0, 1.1 * max(float(values.max()) for _, values in series.values())))
     axes.legend(frameon=False, fontsize=9, title="last value", title_fontsize=9, alignment="left")

@@ -13,12 +13,13 @@ import numpy as np
 
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.reports.drawing import literal
+from ndpp_dense.reports.plots import figure_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["save_predictions"]
+__all__ = ["Instance", "draw_example", "predicted_instances", "save_predictions", "true_instances"]
 
 _COLUMNS = 4
 _CELL_INCHES, _DPI = 3.0, 130
@@ -43,7 +44,7 @@ _FIRST_COLOURS = (
 
 
 @dataclass(frozen=True)
-class _Instance:
+class Instance:
     """One object to draw, in pixels of the image file."""
 
     category: int  # position in thing_classes
@@ -80,7 +81,7 @@ def save_predictions(
     """
     _check(dataset_dicts, max_images, score_threshold)
     chosen = _spread(dataset_dicts, max_images)
-    found = _group(predictions, metadata, score_threshold)
+    found = predicted_instances(predictions, metadata, score_threshold)
     names = [str(name) for name in getattr(metadata, "thing_classes", [])]
     figure = _sheet(chosen, found, names, f"predicted, score ≥ {score_threshold:g}")
     with replacing(out_png) as path:
@@ -88,7 +89,7 @@ def save_predictions(
 
 
 def _sheet(
-    chosen: Sequence[Mapping[str, Any]], found: Mapping[Any, list[_Instance]], names: list[str], title: str
+    chosen: Sequence[Mapping[str, Any]], found: Mapping[Any, list[Instance]], names: list[str], title: str
 ) -> Figure:
     # matplotlib's object interface: pyplot keeps global state, and picks a backend by what it finds.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -104,12 +105,35 @@ def _sheet(
         axes.set_axis_off()
     for index, (record, image) in enumerate(zip(chosen, images, strict=True)):
         row, column = 2 * (index // columns), index % columns
-        _draw(grid[row, column], image, record, _truth(record), names)
+        _draw(grid[row, column], image, record, true_instances(record), names)
         _draw(grid[row + 1, column], image, record, found.get(record["image_id"], []), names)
         if column == 0:
             _title_row(grid[row, 0], "ground truth")
             _title_row(grid[row + 1, 0], title)
     return figure
+
+
+def draw_example(record: Mapping[str, Any], found: list[Instance], names: Sequence[str]) -> bytes:
+    """Draws ground truth and predictions of one image beside each other; returns a JPEG file.
+
+    Args:
+        record: The image in Detectron2's format.
+        found: Its predictions.
+        names: Of the categories.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    image = _read(record["file_name"])
+    height = _CELL_INCHES * min(max(image.shape[0] / image.shape[1], 1 / _TALLEST), _TALLEST) + 0.3
+    figure = Figure(figsize=(2 * _CELL_INCHES, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    pairs = (("ground truth", true_instances(record)), ("predicted", found))
+    for axes, (title, instances) in zip(figure.subplots(1, 2), pairs, strict=True):
+        axes.set_axis_off()
+        axes.set_title(title, loc="left", fontsize=9)
+        _draw(axes, image, record, instances, list(names))
+    return figure_bytes(figure, "jpeg")
 
 
 def _check(dataset_dicts: Sequence[Mapping[str, Any]], max_images: int, score_threshold: float) -> None:
@@ -138,23 +162,27 @@ def _row_heights(images: Sequence[np.ndarray], columns: int) -> list[float]:
     return heights
 
 
-def _group(predictions: Iterable[Mapping[str, Any]], metadata: Any, threshold: float) -> dict[Any, list[_Instance]]:
+def predicted_instances(
+    predictions: Iterable[Mapping[str, Any]], metadata: Any, threshold: float
+) -> dict[Any, list[Instance]]:
+    """The predictions of each image, those with a score of at least the threshold; see :func:`save_predictions`."""
     contiguous = getattr(metadata, "thing_dataset_id_to_contiguous_id", {})
-    found: dict[Any, list[_Instance]] = defaultdict(list)
+    found: dict[Any, list[Instance]] = defaultdict(list)
     for entry in predictions:
         if entry["score"] >= threshold:
             x, y, width, height = entry["bbox"]
             category = contiguous.get(entry["category_id"], entry["category_id"])
             box = (x, y, x + width, y + height)
-            found[entry["image_id"]].append(_Instance(category, box, entry.get("segmentation"), entry["score"]))
+            found[entry["image_id"]].append(Instance(category, box, entry.get("segmentation"), entry["score"]))
     return found
 
 
-def _truth(record: Mapping[str, Any]) -> list[_Instance]:
+def true_instances(record: Mapping[str, Any]) -> list[Instance]:
+    """The objects of an image, crowds left out."""
     from detectron2.structures import BoxMode
 
     return [
-        _Instance(
+        Instance(
             entry["category_id"],
             [float(side) for side in BoxMode.convert(list(entry["bbox"]), entry["bbox_mode"], BoxMode.XYXY_ABS)],
             entry.get("segmentation"),
@@ -166,7 +194,7 @@ def _truth(record: Mapping[str, Any]) -> list[_Instance]:
 
 
 def _draw(
-    axes: Axes, image: np.ndarray, record: Mapping[str, Any], instances: list[_Instance], names: list[str]
+    axes: Axes, image: np.ndarray, record: Mapping[str, Any], instances: list[Instance], names: list[str]
 ) -> None:
     from matplotlib.patches import Rectangle
 
@@ -240,11 +268,11 @@ def _colour(index: int) -> tuple[float, float, float]:
     return colorsys.hsv_to_rgb((index * 0.618034) % 1.0, 0.55 + 0.45 * (index % 2), 0.95 - 0.25 * (index % 3) / 2)
 
 
-def _name(instance: _Instance, names: list[str]) -> str:
+def _name(instance: Instance, names: list[str]) -> str:
     return literal(names[instance.category]) if 0 <= instance.category < len(names) else str(instance.category)
 
 
-def _text(instance: _Instance, name: str) -> str:
+def _text(instance: Instance, name: str) -> str:
     return name if instance.score is None else f"{name} {instance.score:.2f}".strip()
 
 

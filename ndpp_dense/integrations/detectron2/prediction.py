@@ -1,23 +1,33 @@
-"""Predicting with a detector of the model zoo, and drawing what it found."""
+"""Predicting with a detector of the model zoo or of a run, and drawing what it found."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode, get_cfg
 from detectron2.data import transforms
+from detectron2.modeling import build_model
 from detectron2.structures import Instances
 from detectron2.utils.visualizer import Visualizer
+from torch import nn
 
 from ndpp_dense import fold_ndpp, nd_layers
+from ndpp_dense.integrations.detectron2.checkpoint import NDCheckpointer
+from ndpp_dense.integrations.detectron2.class_names import read_class_names
+from ndpp_dense.integrations.detectron2.config import add_ndpp_config
 from ndpp_dense.integrations.detectron2.mapper import check_thickness
+from ndpp_dense.integrations.detectron2.run_config import merge_config
 from ndpp_dense.integrations.detectron2.zoo import build_zoo_model, zoo_config
+from ndpp_dense.training.prepare import NORM_RULES
 from ndpp_dense.zoo import Checkpoint, load_into
+from ndpp_dense.zoo.weights import load_own
 
-__all__ = ["Detections", "Predictor"]
+__all__ = ["Detections", "Predictor", "of_run", "of_zoo"]
 
 _DRAWN_SIDE = 640  # pixels of the longer side that small images are enlarged to, so that labels can be read
 SCORE = 0.5
@@ -74,7 +84,7 @@ class Detections:
         return self.classes[number] if number < len(self.classes) else str(number)
 
 
-class Predictor:
+def of_zoo(checkpoint: Checkpoint, device: str = "cpu", score: float = SCORE) -> Predictor:
     """A detector of the model zoo.
 
     Args:
@@ -82,17 +92,53 @@ class Predictor:
         device: ``cpu`` or ``cuda``.
         score: Objects below it are left out, 0 to 1.
     """
+    row = checkpoint.model
+    network = build_zoo_model(row, device)
+    load_into(network, checkpoint.weights, row.name)
+    return Predictor(network, zoo_config(row, device), row.classes, score)
 
-    def __init__(self, checkpoint: Checkpoint, device: str = "cpu", score: float = SCORE) -> None:
-        row = checkpoint.model
-        network = build_zoo_model(row, device)
-        load_into(network, checkpoint.weights, row.name)
-        cfg = zoo_config(row, device)
+
+def of_run(config: Path, weights: Path, device: str = "cpu", score: float = SCORE) -> Predictor:
+    """A detector that ``ndpp train-det`` trained.
+
+    Args:
+        config: The ``config.yaml`` of its folder, or the config that it was trained with.
+        weights: A checkpoint.
+        device: ``cpu`` or ``cuda``.
+        score: Objects below it are left out, 0 to 1.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: The config is no config, or of another model.
+    """
+    cfg = add_ndpp_config(get_cfg())
+    merge_config(cfg, config)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS, cfg.MODEL.TIMM.WEIGHTS = device, str(weights), ""
+    found = NDCheckpointer(nn.Module()).read(str(weights))
+    if NORM_RULES in found:  # a run that was calibrated decided which norms it keeps
+        cfg.MODEL.NDPP.RULES.update(found[NORM_RULES])
+    cfg.MODEL.NDPP.CALIBRATE = False
+    network = build_model(cfg).eval()
+    load_own(network, {name: torch.as_tensor(value) for name, value in found["model"].items()}, weights, config)
+    return Predictor(network, cfg, read_class_names(config.parent), score)
+
+
+class Predictor:
+    """A detector with its weights.
+
+    Args:
+        network: In evaluation mode.
+        cfg: Its configuration.
+        classes: Names by class number; a number stands for itself where there are fewer.
+        score: Objects below it are left out, 0 to 1.
+    """
+
+    def __init__(self, network: nn.Module, cfg: CfgNode, classes: tuple[str, ...], score: float = SCORE) -> None:
         self._network = fold_ndpp(network) if any(nd_layers(network)) else network
         self._sizes = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST)
         self._resize = transforms.ResizeShortestEdge(*self._sizes)
         self._bgr = cfg.INPUT.FORMAT == "BGR"
-        self._score, self._classes = score, row.classes
+        self._score, self._classes = score, classes
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray) -> Detections:

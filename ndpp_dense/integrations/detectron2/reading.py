@@ -11,7 +11,8 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.utils.file_io import PathManager
 
-from ndpp_dense.weights.files import read_checkpoint
+from ndpp_dense.weights.files import read_checkpoint, weights_in
+from ndpp_dense.weights.formats import unwrapped
 
 __all__ = ["as_detectron2", "check_proposals"]
 
@@ -37,13 +38,17 @@ def as_detectron2(content: Mapping[str, Any], file: str) -> dict[str, Any]:
     elif suffix == ".pyth":
         found = _matched(found.get("model_state"), "pycls", lambda name: name.endswith("num_batches_tracked"))
     elif "model" not in found:
-        found = {"model": found}
+        try:
+            container = weights_in(found)[0]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{file}: {error}: name another.") from error
+        found = {"model": found.pop(container), **found} if container else {"model": found}
     weights = found["model"]
     named = isinstance(weights, Mapping) and bool(weights)
     others = [name for name, value in weights.items() if not _is_array(value)] if named else list(content)
     if others or not named:
         raise ValueError(f"{file} holds no weights but {', '.join(map(str, others[:5])) or 'nothing'}: name another.")
-    return found
+    return {**found, "model": unwrapped(weights)}
 
 
 def check_proposals(cfg: CfgNode) -> None:

@@ -6,9 +6,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["format_results"]
+from ndpp_dense.reports.page import Table
+
+__all__ = ["format_results", "main_figures", "result_tables"]
 
 _TASKS = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints", "box_proposals": "proposals"}
+_KINDS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint", "box_proposals": "proposal"}
+_OVERALL = {"AP": "AP (mean over IoU 0.50 to 0.95)", "AP50": "AP at IoU 0.50", "AP75": "AP at IoU 0.75"}
+_SIZES = {"APs": "small (below 32² pixels)", "APm": "medium", "APl": "large (above 96² pixels)"}
 _PER_CATEGORY = "AP-"
 _FOOTNOTE = '"-": the data set holds no such objects.'
 
@@ -34,6 +39,39 @@ def format_results(results: Mapping[str, Any]) -> str:
     else:
         text = _format_one(results)
     return f"{text}\n{_FOOTNOTE}" if _has_gap(results) else text
+
+
+def main_figures(results: Mapping[str, Any]) -> dict[str, float]:
+    """AP and AP50 of each task of each set, by names such as ``mask AP``; the main figure comes first."""
+    found = {}
+    for prefix, tasks in _by_set(results).items():
+        for task in sorted(tasks, key=lambda name: name != "segm"):
+            for metric in ("AP", "AP50"):
+                if metric in tasks[task]:
+                    found[f"{prefix}{_KINDS.get(task, task)} {metric}"] = tasks[task][metric]
+    return found
+
+
+def result_tables(results: Mapping[str, Any]) -> list[Table]:
+    """Evaluation results as tables: overall, by size of the object, and by category."""
+    tables = []
+    for prefix, tasks in _by_set(results).items():
+        kinds = [_KINDS.get(task, task) for task in tasks]
+        for caption, metrics in (("Average precision", _OVERALL), ("Average precision by size of object", _SIZES)):
+            rows = [[name, *(row.get(key) for row in tasks.values())] for key, name in metrics.items()]
+            tables.append(Table(f"{prefix}{caption}", ["", *kinds], rows, percent=True))
+        names = dict.fromkeys(key for row in tasks.values() for key in row if key.startswith(_PER_CATEGORY))
+        rows = [[key.removeprefix(_PER_CATEGORY), *(row.get(key) for row in tasks.values())] for key in names]
+        if rows:
+            tables.append(Table(f"{prefix}Average precision by class", ["class", *kinds], rows, percent=True))
+    return tables
+
+
+def _by_set(results: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Results by task, by what to write before them: nothing where there is one set."""
+    if not results:
+        return {}
+    return {f"{name}/ ": tasks for name, tasks in results.items()} if _is_nested(results) else {"": results}
 
 
 def _has_gap(value: Any) -> bool:

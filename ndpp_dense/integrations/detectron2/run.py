@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -14,12 +15,21 @@ from torch import nn
 from ndpp_dense.distributed.stopping import stopping_at_once
 from ndpp_dense.integrations.detectron2.calibration import build_to_start
 from ndpp_dense.integrations.detectron2.checkpoint import CHECKPOINTS, NDCheckpointer
+from ndpp_dense.integrations.detectron2.class_names import write_class_names
 from ndpp_dense.integrations.detectron2.evaluation import evaluate, write_report
 from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.run_config import build_config, flat_settings, prepare_run
-from ndpp_dense.integrations.detectron2.setting_checks import check_device_and_classes, check_training_sets
+from ndpp_dense.integrations.detectron2.run_report import LOGGERS, report_evaluation, report_training
+from ndpp_dense.integrations.detectron2.setting_checks import (
+    check_device_and_classes,
+    check_training_sets,
+    unusual_settings,
+)
 from ndpp_dense.integrations.detectron2.trainer import NDTrainer
+from ndpp_dense.reports.drawing import drawing
+from ndpp_dense.reports.reporting import reported
+from ndpp_dense.reports.surroundings import Clock, KeptWarnings, keeping_warnings
 from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
 
@@ -54,26 +64,49 @@ def evaluate_or_train(
     check_device_and_classes(cfg)
     if eval_only:
         prepare_run(cfg)
+        write_class_names(cfg)
         tell(*remarks)
-        with stopping_at_once("the evaluation"):
-            _evaluate(cfg, resume, tell)
+        with stopping_at_once("the evaluation"), keeping_warnings(LOGGERS) as kept:
+            _evaluate(cfg, resume, tell, remarks, kept)
         return
     check_training_sets(cfg)
+    remarks += unusual_settings(cfg)
     with claimed(cfg.OUTPUT_DIR, CHECKPOINTS, resume=resume):
         prepare_run(cfg)
+        write_class_names(cfg)
         tell(*remarks)
-        _train(cfg, resume, tell)
+        with keeping_warnings(LOGGERS) as kept:
+            _train(cfg, resume, tell, remarks, kept)
 
 
-def _train(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
+def _train(cfg: CfgNode, resume: bool, tell: Callable[..., None], remarks: Sequence[str], kept: KeptWarnings) -> None:
+    clock = Clock()
     with faults_of_settings("building the model and what trains it", _NEXT, flat_settings(cfg)):
         trainer = NDTrainer(cfg, resume)
     tell(_found(cfg, trainer.net, f"{len(trainer.data.dicts)} training images"))
+    if len(trainer.data.dicts) < cfg.SOLVER.IMS_PER_BATCH:
+        batch, count = cfg.SOLVER.IMS_PER_BATCH, len(trainer.data.dicts)
+        tell(f"warning: SOLVER.IMS_PER_BATCH is {batch}, and there are {count} images: a step sees some of them twice.")
     trainer.resume_or_load(resume)
-    trainer.train()
+
+    def write(state: str, remark: str) -> None:
+        if comm.is_main_process():
+            report_training(trainer, clock, remarks, kept.texts, state, remark)
+
+    with reported(write):
+        trainer.train()
+    best = Path(cfg.OUTPUT_DIR) / "model_best.pth"
+    weights = best if best.is_file() else best.with_name("model_final.pth")
+    tell(
+        f"The page of the run is {best.with_name('report.html')}",
+        f"Try it on a picture of yours: ndpp infer IMAGE --weights {weights} --output out",
+    )
 
 
-def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
+def _evaluate(
+    cfg: CfgNode, resume: bool, tell: Callable[..., None], remarks: Sequence[str], kept: KeptWarnings
+) -> None:
+    clock = Clock()
     with faults_of_settings("building the model", _NEXT, flat_settings(cfg)):
         model, loaded = build_to_start(cfg, lambda: TrainData(cfg, CheckedDatasetMapper(cfg, True)), resume)  # pyright: ignore[reportCallIssue]
     tell(_found(cfg, model, "evaluation only"))
@@ -83,10 +116,12 @@ def _evaluate(cfg: CfgNode, resume: bool, tell: Callable[..., None]) -> None:
             "nothing to evaluate: the weights are random. Give some with --weights FILE or NAME, or --resume for the "
             f"newest checkpoint in {cfg.OUTPUT_DIR}{', which has none' if resume else ' (--resume is not given)'}."
         )
-    checkpointer.resume_or_load("" if loaded else cfg.MODEL.WEIGHTS, resume=resume)
+    checkpointer.resume_or_load(None if loaded else cfg.MODEL.WEIGHTS, resume=resume)
     results = evaluate(cfg, model)
     if comm.is_main_process():
         write_report(cfg, results)
+        with drawing("evaluation.html"):
+            report_evaluation(cfg, model, results, clock, remarks, kept.texts)
 
 
 def _found(cfg: CfgNode, model: nn.Module, training: str) -> str:

@@ -20,7 +20,7 @@ from detectron2.utils.logger import setup_logger
 
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.config_files import UniqueKeys, find_config, yaml_fault
-from ndpp_dense.datasets.coco import CocoSummary, as_coco, parse_dataset_flag
+from ndpp_dense.datasets.coco import CocoSummary, as_coco, parse_dataset_flag, shared_images
 from ndpp_dense.distributed.main_rank import decided_by_main
 from ndpp_dense.distributed.scaling import Scaling, loader_processes
 from ndpp_dense.integrations.detectron2 import add_ndpp_config
@@ -196,15 +196,21 @@ def register_datasets(
         cfg.INPUT.MASK_FORMAT = "bitmask"
         remarks.append("masks are RLE: INPUT.MASK_FORMAT is bitmask")
     if not cfg.DATASETS.TEST:
-        remarks.append("no --dataset NAME_val=...: nothing is evaluated (DATASETS.TEST is empty)")
-    trained = [summary.sizes for name, summary in summaries.items() if name.endswith("_train")]
-    remarks += fit_remarks(cfg, chosen, trained[0], fit) if trained else []
-    return [*remarks, *(f"warning: {line}" for summary in summaries.values() for line in summary.warnings)]
+        remarks.append(
+            "no --dataset NAME_val=...: nothing is evaluated (DATASETS.TEST is empty), so there will be no AP, no "
+            "results.json and no model_best.pth; model_final.pth is the last state, good or not"
+        )
+    trained = {name: summary for name, summary in summaries.items() if name in cfg.DATASETS.TRAIN}
+    remarks += fit_remarks(cfg, chosen, next(iter(trained.values())).sizes, fit) if trained else []
+    warnings = [line for source in sources for line in (*source.remarks, *summaries[source.name].warnings)]
+    warnings += shared_images(trained, {name: summaries[name] for name in cfg.DATASETS.TEST})
+    return [*remarks, *(f"warning: {line}" for line in warnings)]
 
 
 def _check_registered(cfg: CfgNode, checked: Sequence[str]) -> list[str]:
     """Checks sets that the user's own code has registered; returns what is unusual in them."""
     remarks: list[str] = []
+    found: dict[str, CocoSummary] = {}
     for name in dict.fromkeys([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]):
         needed = {"masks": cfg.MODEL.MASK_ON, "keypoints": cfg.MODEL.KEYPOINT_ON}
         summary = None
@@ -215,8 +221,12 @@ def _check_registered(cfg: CfgNode, checked: Sequence[str]) -> list[str]:
         _check_thinnest(cfg, name, summary)
         if cfg.MODEL.MASK_ON and summary.mask_format in ("bitmask", "mixed") and cfg.INPUT.MASK_FORMAT != "bitmask":
             raise ValueError(f"data set {name!r} has masks as RLE: set INPUT.MASK_FORMAT bitmask.")
+        found[name] = summary
         remarks += [f"warning: {line}" for line in summary.warnings]
-    return remarks
+    trained, evaluated = (
+        {name: found[name] for name in names if name in found} for names in (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST)
+    )
+    return [*remarks, *(f"warning: {line}" for line in shared_images(trained, evaluated))]
 
 
 def _check_thinnest(cfg: CfgNode, name: str, summary: CocoSummary) -> None:
@@ -311,7 +321,7 @@ def _check_files(path: Path, users: tuple[Path, ...]) -> None:
 
 def _merge_overrides(cfg: CfgNode, overrides: Sequence[str]) -> None:
     if len(overrides) % 2:
-        raise ValueError(f"overrides are KEY VALUE pairs, got {len(overrides)} words: {' '.join(overrides)}.")
+        raise ValueError(f"overrides are KEY VALUE pairs (no '='), got {len(overrides)} words: {' '.join(overrides)}.")
     known, open_keys = set(_keys(cfg)), set(_open_keys(cfg))
     for key, value in zip(overrides[::2], overrides[1::2], strict=True):
         if key not in known:

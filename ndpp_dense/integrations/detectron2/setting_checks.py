@@ -15,7 +15,7 @@ from ndpp_dense.integrations.detectron2.config import read_options
 from ndpp_dense.integrations.detectron2.setting_ranges import RANGES
 from ndpp_dense.training.ranges import range_faults
 
-__all__ = ["check_device_and_classes", "check_settings", "check_training_sets"]
+__all__ = ["check_device_and_classes", "check_settings", "check_training_sets", "unusual_settings"]
 
 _CHOICES = {
     "INPUT.FORMAT": ("BGR", "RGB", "L", "YUV-BT.601"),
@@ -60,6 +60,24 @@ def check_training_sets(cfg: CfgNode) -> None:
             "DATASETS.TRAIN is empty: name a set with --dataset NAME_train=JSON:IMAGES, or one that is registered with "
             "DATASETS.TRAIN \"('coco_2017_train',)\"; --eval-only needs none."
         )
+
+
+def unusual_settings(cfg: CfgNode) -> list[str]:
+    """A line for each setting that has no effect in a training, and is not wrong."""
+    beyond = [step for step in cfg.SOLVER.STEPS if step >= cfg.SOLVER.MAX_ITER]
+    if not beyond or "MultiStep" not in cfg.SOLVER.LR_SCHEDULER_NAME:
+        return []
+    left = len(cfg.SOLVER.STEPS) - len(beyond)
+    effect = (
+        f"the learning rate is lowered {left} times in place of {len(cfg.SOLVER.STEPS)}"
+        if left
+        else ("the learning rate is never lowered")
+    )
+    return [
+        f"warning: SOLVER.STEPS {cfg.SOLVER.STEPS}: {', '.join(map(str, beyond))} are not reached by SOLVER.MAX_ITER "
+        f"{cfg.SOLVER.MAX_ITER}, so {effect}. Give steps below it, such as SOLVER.STEPS "
+        f'"({cfg.SOLVER.MAX_ITER * 3 // 4},)", or () for none.'
+    ]
 
 
 def _report(faults: list[str]) -> None:

@@ -79,7 +79,7 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         features = TimmFeatures(node.NAME, node.WEIGHTS, node.OUT_INDICES, node.NORM, cfg.MODEL.BACKBONE.FREEZE_AT)
     except ValueError as error:
         reason = (
-            str(error).replace("freeze_at =", "MODEL.BACKBONE.FREEZE_AT", 1).replace("norm =", "MODEL.TIMM.NORM", 1)
+            str(error).replace("freeze_at =", "MODEL.BACKBONE.FREEZE_AT", 1).replace("norm =", "MODEL.TIMM.NORM is", 1)
         )
         raise ValueError(f"MODEL.TIMM: {reason}") from error
     _compare_input(cfg, features)

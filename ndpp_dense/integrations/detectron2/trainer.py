@@ -35,6 +35,8 @@ from ndpp_dense.integrations.detectron2.loader import TrainData
 from ndpp_dense.integrations.detectron2.mapper import CheckedDatasetMapper
 from ndpp_dense.integrations.detectron2.region_mean import RegionMean
 from ndpp_dense.integrations.detectron2.writers import open_writers
+from ndpp_dense.reports.drawing import drawing
+from ndpp_dense.reports.spectra import conditions_picture
 from ndpp_dense.training.nonfinite import divergence_message, first_nonfinite_layer
 from ndpp_dense.training.rng import get_rng_state, set_rng_state
 from ndpp_dense.training.settings import changed_settings, flat_settings, held_settings
@@ -69,7 +71,7 @@ class NDTrainer(TrainerBase):
         self.data = TrainData(cfg, CheckedDatasetMapper(cfg, True))  # pyright: ignore[reportCallIssue]
         self.data_seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         self.net, loaded = build_to_start(cfg, lambda: self.data, resume)
-        self._weights = "" if loaded else cfg.MODEL.WEIGHTS
+        self._weights = None if loaded else cfg.MODEL.WEIGHTS
         self.net.train()
         self.optimizer = build_optimizer(cfg, self.net)
         self.scheduler = build_lr_scheduler(cfg, self.optimizer)
@@ -234,6 +236,11 @@ class NDTrainer(TrainerBase):
 
     def _evaluate(self) -> dict[str, Any]:
         self.results = evaluate(self.cfg, self.net)
+        if comm.is_main_process():
+            with drawing("the condition numbers for TensorBoard"):
+                picture = conditions_picture(self.net)
+                if picture is not None:
+                    self.storage.put_image("ndpp/condition_numbers", picture.transpose(2, 0, 1))
         return self.results
 
     def _build_hooks(self) -> list[HookBase | None]:

@@ -21,6 +21,7 @@ def prepare_mmengine() -> None:
     """
     check_distributions(OWNERS)
     mend_package_search()
+    find_distutils()
 
 
 def check_distributions(table: Mapping[str, Sequence[str]]) -> None:
@@ -70,6 +71,16 @@ def mend_package_search() -> None:
         for function in (get_installed_path, is_installed):
             if hasattr(module, function.__name__):
                 setattr(module, function.__name__, function)
+
+
+def find_distutils() -> None:
+    """Lets MMEngine's runner, whose report of the environment imports ``distutils``, find the copy in setuptools.
+
+    Python has it no more since 3.12. That copy is found by itself only where setuptools' own hook runs: not from a
+    folder that ``PYTHONPATH``, a path file or ``pip install --target`` adds.
+    """
+    if importlib.util.find_spec("distutils") is None and importlib.util.find_spec("setuptools") is not None:
+        importlib.import_module("setuptools")
 
 
 def is_installed(package: str) -> bool:

@@ -7,6 +7,7 @@ through the one reader of this package, and YAML is plain data. Python configs r
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from ndpp_dense.redaction import redacted
-from ndpp_dense.weights.files import read_checkpoint
+from ndpp_dense.weights.files import read_checkpoint, weights_in
 from ndpp_dense.weights.restricted import TrainingLog
 from ndpp_dense.zoo.download import local_copy
 
@@ -44,9 +45,12 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
         WeightFileError: It cannot be read, or asks for more than plain data.
     """
     path = Path(filename).expanduser()
-    content = read_checkpoint(path)
+    content: dict[str, Any] = read_checkpoint(path)
     if path.suffix.lower() == ".safetensors":
         return {"state_dict": content["model"]}
+    if "state_dict" not in content:
+        with suppress(ValueError):  # what takes its entries judges them
+            content = {"state_dict": weights_in(content)[1]}
     meta, hub = content.get("meta"), content.get("message_hub")
     if isinstance(meta, dict):
         meta.pop("config", None)  # a Python file as text: a resumed Runner would execute it

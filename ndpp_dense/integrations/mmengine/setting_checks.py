@@ -11,7 +11,7 @@ import yaml
 from mmengine.config import Config
 
 from ndpp_dense.config_files import yaml_fault
-from ndpp_dense.training.ranges import Range, range_faults
+from ndpp_dense.training.ranges import BATCH, Range, range_faults
 
 __all__ = ["check_settings", "flat_settings", "read_file"]
 
@@ -23,7 +23,7 @@ _RANGES = {
     "train_cfg.max_epochs": _COUNT,
     "train_cfg.val_interval": _COUNT,
     "train_cfg.val_begin": _COUNT_OR_0,
-    "*_dataloader.batch_size": _COUNT,
+    "*_dataloader.batch_size": BATCH,
     "*_dataloader.num_workers": _COUNT_OR_0,
     "*.pipeline.*.scale": _SIZE,
     "*.pipeline.*.ratio_range": _SIZE,

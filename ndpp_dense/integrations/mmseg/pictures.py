@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ndpp_dense.atomic_file import replacing
 from ndpp_dense.reports.drawing import literal
+from ndpp_dense.reports.plots import figure_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.patches import Patch
 
-__all__ = ["Prediction", "overlay", "save_predictions"]
+__all__ = ["Prediction", "draw_example", "overlay", "save_predictions"]
 
 _SHARE = 0.6  # of the class colour in a pixel
 _COLUMN = 3.2  # width of a picture in inches
@@ -37,6 +38,17 @@ class Prediction:
     image: np.ndarray
     truth: np.ndarray
     predicted: np.ndarray
+
+    @classmethod
+    def of(cls, sample: Any) -> Prediction:
+        """Reads the image of a ``SegDataSample``; without truth nothing of it is coloured."""
+        from ndpp_dense.images.reading import read_image
+
+        predicted = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
+        known = "gt_sem_seg" in sample
+        truth = sample.gt_sem_seg.data.squeeze(0).cpu().numpy() if known else np.full_like(predicted, 255)
+        height, width = predicted.shape
+        return cls(np.asarray(read_image(sample.img_path).resize((width, height))), truth, predicted)
 
 
 def save_predictions(
@@ -80,6 +92,25 @@ def save_predictions(
     )
     with replacing(out_png) as path:
         figure.savefig(path)
+
+
+def draw_example(prediction: Prediction, classes: Sequence[str], palette: Sequence[Sequence[int]]) -> bytes:
+    """Draws truth and prediction of one image beside each other, with a legend; returns a JPEG file."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    height, width = prediction.image.shape[:2]
+    row = _COLUMN * min(max(height / width, 1 / _STEEPEST), _STEEPEST)
+    figure = Figure(figsize=(2 * _COLUMN, row + 0.7), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    pairs = (("ground truth", prediction.truth), ("prediction", prediction.predicted))
+    for axes, (name, labels) in zip(figure.subplots(1, 2), pairs, strict=True):
+        axes.imshow(_coloured(prediction.image, labels, palette))
+        _bare(axes, name)
+    seen = np.union1d(prediction.truth, prediction.predicted)
+    patches = _patches([number for number in seen if 0 <= number < len(classes)], classes, palette)
+    figure.legend(handles=patches, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    return figure_bytes(figure, "jpeg")
 
 
 def overlay(

@@ -1,10 +1,10 @@
-"""What a run leaves behind: results.json, curves.png and predictions.png."""
+"""What a run leaves behind: results.json, curves.png and predictions.png, and what its page needs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine.dist import is_main_process
@@ -12,11 +12,16 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
 from ndpp_dense.integrations.mmseg.pictures import Prediction, save_predictions
+from ndpp_dense.integrations.mmseg.ranking import Ranking
 from ndpp_dense.reports.drawing import drawing
-from ndpp_dense.reports.plots import Series, draw_losses, draw_rate, save_figure, say, two_by_two
+from ndpp_dense.reports.plots import Panel, Series, draw_losses, draw_rate, save_panels, say
 from ndpp_dense.reports.results_file import write_results
+from ndpp_dense.reports.spectra import conditions_picture
 
-__all__ = ["NDPPReportHook", "loss_series", "save_curves"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["HISTORY_KEY", "NDPPReportHook", "curve_panels", "loss_series"]
 
 HISTORY_KEY = "ndpp_evaluations"  # in the message hub, which checkpoints keep
 
@@ -27,6 +32,11 @@ class NDPPReportHook(Hook):
 
     Args:
         num_images: Images on the sheet of predictions, the first of the validation set.
+
+    Attributes:
+        metrics: Of the last evaluation; empty before it.
+        ranking: The images that were predicted best and worst then.
+        started: Iterations that were done when this start of the run began.
     """
 
     priority = "LOWEST"
@@ -34,22 +44,27 @@ class NDPPReportHook(Hook):
     def __init__(self, num_images: int = 4) -> None:
         self._num_images = num_images
         self._predictions: list[Prediction] = []
+        self.metrics: dict[str, float] = {}
+        self.ranking = Ranking()
+        self.started = 0
+
+    def before_train(self, runner: Any) -> None:
+        """Notes where the run goes on."""
+        self.started = runner.iter
 
     def before_val_epoch(self, runner: Any) -> None:
         """Starts a new sheet."""
-        self._predictions = []
+        self._predictions, self.ranking = [], Ranking()
 
     before_test_epoch = before_val_epoch
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Keeps the first images."""
-        if is_main_process():
-            missing = self._num_images - len(self._predictions)
-            for sample in (outputs or [])[: max(0, missing)]:
-                with drawing(f"{runner.work_dir}/predictions.png: {sample.img_path}"):
-                    self._predictions.append(_prediction(sample))
+        """Keeps the first images, the best and the worst."""
+        self._keep(runner, runner.val_evaluator, outputs or [])
 
-    after_test_iter = after_val_iter
+    def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Likewise."""
+        self._keep(runner, runner.test_evaluator, outputs or [])
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Writes everything; MMEngine has evaluated on all ranks."""
@@ -60,18 +75,32 @@ class NDPPReportHook(Hook):
         if is_main_process():
             picture = Path(runner.work_dir) / "curves.png"
             with drawing(picture):
-                save_curves(loss_series(runner), history, picture)
+                save_panels(curve_panels(loss_series(runner), history), picture)
+            with drawing("the condition numbers of the layers"):
+                conditions = conditions_picture(runner.model)
+                if conditions is not None:
+                    runner.visualizer.add_image("ndpp_condition_numbers", conditions, runner.iter)
 
     def after_test_epoch(self, runner: Any, metrics: dict[str, float] | None = None) -> None:
         """Writes results and pictures."""
         self._write(runner, metrics, runner.test_dataloader.dataset.metainfo)
 
+    def _keep(self, runner: Any, evaluator: Any, outputs: Sequence[Any]) -> None:
+        if not is_main_process():
+            return
+        missing = self._num_images - len(self._predictions)
+        for sample in outputs[: max(0, missing)]:
+            with drawing(f"{runner.work_dir}/predictions.png: {sample.img_path}"):
+                self._predictions.append(Prediction.of(sample))
+        with drawing(f"{runner.work_dir}/report.html, best and worst"):
+            self.ranking.add(evaluator, outputs)
+
     def _write(self, runner: Any, metrics: Mapping[str, float] | None, meta: Mapping[str, Any]) -> None:
         if not is_main_process():
             return
         folder = Path(runner.work_dir)
-        rounded = {name: round(float(value), 2) for name, value in (metrics or {}).items()}
-        write_results({"sem_seg": rounded}, folder / "results.json")
+        self.metrics = {name: round(float(value), 2) for name, value in (metrics or {}).items()}
+        write_results({"sem_seg": self.metrics}, folder / "results.json")
         if self._predictions:
             with drawing(folder / "predictions.png"):
                 save_predictions(self._predictions, meta["classes"], meta["palette"], folder / "predictions.png")
@@ -87,37 +116,29 @@ def loss_series(runner: Any) -> dict[str, Series]:
     return found
 
 
-def save_curves(series: Mapping[str, Series], history: Sequence[Sequence[float]], out_png: Path) -> None:
-    """Draws losses, learning rate and mIoU over iterations.
+def curve_panels(series: Mapping[str, Series], history: Sequence[Sequence[float]]) -> list[Panel]:
+    """The four panels of a run.
 
     Args:
         series: see :func:`loss_series`.
         history: pairs of iteration and mIoU, 0 to 100.
-        out_png: picture to write, 1650 x 1050 pixels.
     """
-    figure, axes = two_by_two()
-    (total, parts), (score, rate) = axes
     empty = (np.zeros(0), np.zeros(0))
-    draw_losses(total, {"total": series.get("loss", empty)}, "Total loss")
-    names = [name for name in series if "loss_" in name]
-    draw_losses(parts, {name: series[name] for name in names}, "Loss components")
-    score.set_title("mIoU on the validation set", loc="left", fontweight="bold")
     iterations, values = np.asarray(history, float).reshape(-1, 2).T
-    if len(values):
-        score.plot(iterations, values, marker="o", markersize=4, label=f"last value {values[-1]:.1f}")
-        score.set_ylim(0, 100)
-        score.legend(frameon=False, fontsize=9, loc="lower right")
-    else:
-        say(score, "no evaluation yet")
-    draw_rate(rate, series.get("lr", empty))
-    save_figure(figure, out_png)
+    parts = {name: found for name, found in series.items() if "loss_" in name}
+    return [
+        Panel("loss", "Total loss", {"total": series.get("loss", empty)}, draw_losses),
+        Panel("parts", "Loss components", parts, draw_losses),
+        Panel("score", "mIoU on the validation set", {"mIoU": (iterations, values)}, _draw_score),
+        Panel("rate", "Learning rate", {"learning rate": series.get("lr", empty)}, draw_rate),
+    ]
 
 
-def _prediction(sample: Any) -> Prediction:
-    from ndpp_dense.images.reading import read_image
-
-    predicted = sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
-    truth = sample.gt_sem_seg.data.squeeze(0).cpu().numpy() if "gt_sem_seg" in sample else np.full_like(predicted, 255)
-    height, width = predicted.shape
-    pixels = np.asarray(read_image(sample.img_path).resize((width, height)))
-    return Prediction(pixels, truth, predicted)
+def _draw_score(axes: Axes, series: Mapping[str, Series]) -> None:
+    iterations, values = series["mIoU"]
+    if not len(values):
+        say(axes, "no evaluation yet")
+        return
+    axes.plot(iterations, values, marker="o", markersize=4, label=f"last value {values[-1]:.1f}")
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")

@@ -25,6 +25,10 @@ from ndpp_dense.integrations.mmseg.run_config import (
     choose_resumed,
     evaluated_checkpoint,
 )
+from ndpp_dense.integrations.mmseg.run_report import report_evaluation, report_training
+from ndpp_dense.reports.drawing import drawing
+from ndpp_dense.reports.reporting import reported
+from ndpp_dense.reports.surroundings import Clock, KeptWarnings, keeping_warnings
 from ndpp_dense.training.log_files import forgiving, forgiving_writer
 from ndpp_dense.training.run_folder import claimed
 from ndpp_dense.training.setting_faults import faults_of_settings
@@ -101,15 +105,39 @@ def _run(config: Config, eval_only: bool, timeout: float, meant_for: int | None,
         forgiving(handler)
     for backend in runner.visualizer._vis_backends.values():
         forgiving_writer(backend, ("add_scalar", "add_scalars"), f"{config.work_dir}, losses and results")
-    if eval_only:
-        runner.test()
-    else:
+    with keeping_warnings([runner.logger, "ndpp_dense"]) as kept:
+        if eval_only:
+            clock = Clock()
+            runner.test()
+            with drawing("evaluation.html"):
+                report_evaluation(runner, clock, kept.texts)
+        else:
+            _train(runner, kept)
+    if runner.rank == 0:
+        more = ", evaluation.html" if eval_only else ", curves.png, report.html"
+        say(f"results.json, predictions.png{more} in {config.work_dir}")
+        if not eval_only:
+            say(*_next_step(Path(config.work_dir), Path(config.filename).name))
+
+
+def _next_step(folder: Path, config: str) -> list[str]:
+    """How the newest of the best checkpoints, or else the last, is tried on a picture."""
+    best = sorted(folder.glob("best_*.pth"), key=lambda path: path.stat().st_mtime)
+    last = sorted(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
+    if not last or not (folder / config).is_file():
+        return []
+    words = f"--weights {(best or last)[-1]} --config {folder / config} --output out"
+    return [f"Try it on a picture of yours: ndpp infer IMAGE {words}"]
+
+
+def _train(runner: Any, kept: KeptWarnings) -> None:
+    clock = Clock()
+    with reported(lambda state, remark: report_training(runner, clock, kept.texts, state, remark)):
         with finishing_the_step():
             runner.train()
-        if config.resume and runner.val_loop is not None and not (Path(config.work_dir) / "results.json").is_file():
+        late = runner.cfg.resume and runner.val_loop is not None
+        if late and not (Path(runner.work_dir) / "results.json").is_file():
             runner.val()  # of a run that was killed after its last checkpoint
-    if runner.rank == 0:
-        say(f"results.json, predictions.png{'' if eval_only else ', curves.png'} in {config.work_dir}")
 
 
 def _built(config: Config, eval_only: bool) -> Runner:

@@ -79,7 +79,10 @@ class Collection:
             target: The layer's buffers.
         """
         before, self._target = self._moments, target
-        self._moments = moments if before is None else Moments(*(a + b for a, b in zip(before, moments, strict=True)))
+        if before is not None:
+            sums = before.total + moments.total, before.outer + moments.outer
+            moments = Moments(before.count + moments.count, *sums)
+        self._moments = moments
 
     def take(self, own: Running) -> tuple[Running, Moments | None]:
         """Hands over what was collected, and the buffers that it is for: ``own`` if the layer did not run."""

@@ -32,6 +32,8 @@ from torch import Tensor
 from ndpp_dense.layers.statistics.running import Running, RunningStatistics, write_all
 from ndpp_dense.ops.averaging import Averages, average_moments, layer_of_block
 from ndpp_dense.ops.collectives import start_sum_over_ranks
+from ndpp_dense.ops.eager import made_once
+from ndpp_dense.ops.inverse_sqrt import is_finite_by_block
 from ndpp_dense.ops.moments import Moments, pack_moments, packed_size, unpack_moments
 from ndpp_dense.ops.precision import full_precision
 
@@ -59,12 +61,12 @@ class _Batch(NamedTuple):
     """Layers whose statistics are computed together: of one matrix size, averaged and solved alike.
 
     Attributes:
-        first: One of them.
+        statistics: Of the layers.
         targets: Theirs.
         moments: Theirs, one behind the other.
     """
 
-    first: RunningStatistics
+    statistics: Sequence[RunningStatistics]
     targets: Sequence[Running]
     moments: Moments
 
@@ -119,15 +121,15 @@ class Exchange:
         if self._singly():
             with full_precision(self._device):
                 for batch, moments in zip(self._batches, self._summed(), strict=True):
-                    batch.first.absorb(moments, batch.targets[0])
+                    batch.statistics[0].absorb(moments, batch.targets[0])
         else:
             for batch, found in zip(self._batches, self._found or self._statistics(), strict=True):
-                write_all(batch.targets, *found)
+                write_all(batch.statistics, batch.targets, *found)
         self._batches, self._packed, self._sum, self._found = [], None, None, None
 
     def _singly(self) -> bool:
         """Whether layers are updated one by one, where they are."""
-        return all(len(batch.targets) == 1 and batch.first.values_are_at_hand() for batch in self._batches)
+        return all(len(batch.targets) == 1 and batch.statistics[0].values_are_at_hand() for batch in self._batches)
 
     def _statistics(self) -> list[tuple[Averages, Tensor]]:
         """Averages and D after this step, by batch."""
@@ -180,24 +182,25 @@ def _statistics(batch: _Batch, moments: Moments) -> tuple[Averages, Tensor]:
         _cat([target.cov for target in targets]),
         torch.stack([target.weight for target in targets]),
     )
-    assert batch.first.momentum is not None
-    averages, usable = average_moments(before, moments, batch.first.momentum, layers)
+    first = batch.statistics[0]
+    assert first.momentum is not None
+    averages, usable = average_moments(before, moments, first.momentum, layers)
     stored = _cat([target.whitening for target in targets])
-    solved = batch.first.solve_or_keep(averages.cov, stored)
-    return averages, torch.where(usable.view(-1, 1, 1), solved, stored)
+    solved = first.solve(averages.cov)
+    return averages, torch.where(is_finite_by_block(solved) & usable.view(-1, 1, 1), solved, stored)
 
 
 def _joined(contributions: Sequence[Contribution]) -> _Batch:
     targets = [target for _, target, _ in contributions]
     every = [moments or _no_rows(target) for _, target, moments in contributions]
-    counts = torch.stack([moments.count for moments in every])
+    counts = _counts(tuple(float(moments.count) for moments in every), targets[0].mean.dtype, targets[0].mean.device)
     total, outer = _cat([moments.total for moments in every]), _cat([moments.outer for moments in every])
-    return _Batch(contributions[0].statistics, targets, Moments(counts, total, outer))
+    return _Batch([own for own, _, _ in contributions], targets, Moments(counts, total, outer))
 
 
 def _no_rows(running: Running) -> Moments:
     zero = torch.zeros_like
-    return Moments(zero(running.weight), zero(running.mean), zero(running.cov))
+    return Moments(0, zero(running.mean), zero(running.cov))
 
 
 def _batches(contributions: Sequence[Contribution], device: torch.device) -> list[list[Contribution]]:
@@ -221,6 +224,11 @@ def _grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[lis
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return list(groups.values())
+
+
+@made_once
+def _counts(rows: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.cat([torch.full((1,), count, dtype=dtype, device=device) for count in rows])
 
 
 def _cat(tensors: Sequence[Tensor]) -> Tensor:

@@ -13,17 +13,18 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from ndpp_dense.layers.config import WhiteningConfig
+from ndpp_dense.layers.statistics.stored import Stored
 from ndpp_dense.ops.averaging import (
     MIN_ROWS,
     Averages,
-    blend_averages,
     move_averages,
+    moved_averages,
     share_of_step,
     squared_magnitude,
 )
 from ndpp_dense.ops.collectives import world_size
 from ndpp_dense.ops.eager import never_compiled, runs_eagerly
-from ndpp_dense.ops.inverse_sqrt import SOLVERS, finite_gradient, is_finite_by_block
+from ndpp_dense.ops.inverse_sqrt import SOLVERS, is_finite_by_block, ridged
 from ndpp_dense.ops.moments import Moments
 from ndpp_dense.ops.newton import at_once
 from ndpp_dense.ops.precision import full_precision
@@ -45,6 +46,11 @@ class Running(NamedTuple):
     cov: Tensor
     whitening: Tensor
     weight: Tensor
+
+    @property
+    def averages(self) -> Averages:
+        """What is averaged."""
+        return Averages(self.mean, self.cov, self.weight)
 
 
 class RunningStatistics(nn.Module):
@@ -75,6 +81,7 @@ class RunningStatistics(nn.Module):
         self.process_group: ProcessGroup | None = None
         self._momentum = config.update_momentum
         self._before_restart: dict[str, Tensor] | None = None
+        self._stored = Stored()
         self._started: Tensor | None = None  # the weight that said that there are statistics; another is looked up
         blocks = 1 if config.shared_blocks else num_blocks
         identity = torch.eye(dim).repeat(blocks, 1, 1)
@@ -88,6 +95,10 @@ class RunningStatistics(nn.Module):
         """The buffers as they are now."""
         return Running(self.running_mean, self.running_cov, self.running_whitening, self.running_weight)
 
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Mean and D as they are now, in tensors that later steps leave as they are. Not to be written to."""
+        return self._stored.of(self.running_mean, self.running_whitening)
+
     def statistics(self) -> dict[str, Tensor]:
         """The buffers by name; where a layer is in its schedule is no statistic, and not among them."""
         return {f"running_{name}": buffer for name, buffer in self.running._asdict().items()}
@@ -99,9 +110,7 @@ class RunningStatistics(nn.Module):
 
     def solve(self, cov_GDD: Tensor) -> Tensor:
         """``(Cov + eps I)^{-1/2}`` by the configured solver."""
-        ridged = finite_gradient(cov_GDD).clone()
-        ridged.diagonal(dim1=1, dim2=2).add_(self.config.eps)
-        return SOLVERS[self.config.solver](ridged, self.config.num_iters)
+        return SOLVERS[self.config.solver](ridged(cov_GDD, self.config.eps), self.config.num_iters)
 
     def started(self) -> bool:
         """Whether there are statistics. Waits for the device, but only at the first steps."""
@@ -109,7 +118,7 @@ class RunningStatistics(nn.Module):
 
     @never_compiled
     def _look_up_start(self) -> bool:
-        started = bool(self.running_weight > 0)
+        started = self.running_weight.is_meta or bool(self.running_weight > 0)  # without values, as if it had run
         self._started = self.running_weight if started else None
         return started
 
@@ -165,24 +174,37 @@ class RunningStatistics(nn.Module):
             self._started = own.weight
 
     @torch.no_grad()
-    def blend(self, count: Tensor, usable: Tensor, mean: Tensor, cov: Tensor, whitening: Tensor | None = None) -> None:
-        """Moves the statistics towards a step's, as far as its rows carry: few rows move them little.
+    def advance(self, moments: Moments, usable: Tensor) -> tuple[Tensor, Tensor]:
+        """Moves the statistics by a step, and solves D from them, without a look at values; few rows move them little.
 
         Args:
-            count: Rows of the step.
+            moments: Of a step over all ranks, about the running mean.
             usable: Whether they count.
-            mean: ``(G, D)``, of the step.
-            cov: ``(G, D, D)``, of the step.
-            whitening: D of the step, which a moving average takes in; None solves D from the average.
+
+        Returns:
+            What is stored now, as :meth:`stored`.
         """
-        own, corrected = self.running, self.config.statistics == "ema"
-        rate, weight = share_of_step(own.weight, count * usable, own.mean.shape[1], self.momentum, corrected)
-        own.weight.copy_(weight)
-        blend_averages(own.mean, own.cov, mean, cov, rate)
-        if whitening is None:
-            own.whitening.copy_(torch.where(usable, self.solve_or_keep(own.cov, own.whitening), own.whitening))
-        elif self.momentum is not None:
-            own.whitening.lerp_(whitening, rate)
+        own = self.running
+        averages, _ = moved_averages(own.averages, moments, usable, self.momentum)
+        solved = self.solve(averages.cov)
+        whitening = torch.where(is_finite_by_block(solved) & usable, solved, own.whitening)
+        _copy(own, Running(averages.mean, averages.cov, whitening, averages.weight))
+        self._stored.keep((own.mean, own.whitening), (averages.mean, whitening))
+        return averages.mean, whitening
+
+    @torch.no_grad()
+    def follow(self, moments: Moments, usable: Tensor, whitening: Tensor) -> None:
+        """Moves the statistics towards a step's, D among them, as far as its rows carry.
+
+        Args:
+            moments: Of the step, about the running mean.
+            usable: Whether they count.
+            whitening: D of the step, finite.
+        """
+        own = self.running
+        averages, share = moved_averages(own.averages, moments, usable, self.momentum, corrected=False)
+        moved = own.whitening if self.momentum is None else torch.lerp(own.whitening, whitening.detach(), share)
+        _copy(own, Running(averages.mean, averages.cov, moved, averages.weight))
 
     @torch.no_grad()
     def load(self, values: Mapping[str, Tensor]) -> None:
@@ -236,19 +258,25 @@ class RunningStatistics(nn.Module):
         return self
 
 
-def write_all(targets: Sequence[Running], averages: Averages, whitening: Tensor) -> None:
+def write_all(
+    statistics: Sequence[RunningStatistics], targets: Sequence[Running], averages: Averages, whitening: Tensor
+) -> None:
     """Stores the statistics of many layers in few kernels.
 
     Args:
-        targets: Of the layers.
+        statistics: Of the layers.
+        targets: What to write to, which need not be their own buffers.
         averages: One layer behind the other.
         whitening: D, likewise.
     """
     blocks = [len(target.mean) for target in targets]
-    _copy([target.mean for target in targets], averages.mean.split(blocks))
+    means, matrices = averages.mean.split(blocks), whitening.split(blocks)
+    _copy([target.mean for target in targets], means)
     _copy([target.cov for target in targets], averages.cov.split(blocks))
-    _copy([target.whitening for target in targets], whitening.split(blocks))
+    _copy([target.whitening for target in targets], matrices)
     _copy([target.weight for target in targets], averages.weight.unbind())
+    for own, target, *copies in zip(statistics, targets, means, matrices, strict=True):
+        own._stored.keep((target.mean, target.whitening), (copies[0], copies[1]))
 
 
 def _copy(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

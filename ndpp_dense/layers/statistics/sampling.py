@@ -58,7 +58,7 @@ class Sampling(NamedTuple):
         moments = self._summed(data, group)
         if self.stride == 1 or self._rows(data) >= self.enough:
             return moments
-        total = float(moments.count.detach())
+        total = float(moments.count.detach() if isinstance(moments.count, Tensor) else moments.count)
         if not 0 < total < self.enough:
             return moments
         return self._summed(data_matrix(self._denser(total)), group)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -93,16 +94,26 @@ class UpdateInterval(nn.Module):
         """Steps before the next update; 0 if it is due."""
         return self._left if self._left_of is self.phase else self._stored()
 
-    def take(self, left: int | None = None) -> bool:
-        """Whether this step updates; moves on to the next step.
-
-        Args:
-            left: Steps before the next update, where all layers of a model agree on it; the own count if None.
-        """
-        left = self.left() if left is None else left
-        self._left, self._left_of = (self.period if left == 0 else left) - 1, self.phase
+    def take(self) -> bool:
+        """Whether this step updates; moves on to the next step."""
+        left = self.left()
+        self._left, self._left_of = self._next(left), self.phase
         self.phase.fill_(self._left)
         return left == 0
+
+    @staticmethod
+    def take_together(intervals: Sequence[UpdateInterval], left: int) -> bool:
+        """:meth:`take` for layers of one period that agree on how many steps are left before the next update."""
+        then = intervals[0]._next(left)
+        for interval in intervals:
+            interval._left, interval._left_of = then, interval.phase
+        phases = [interval.phase for interval in intervals]
+        torch._foreach_zero_(phases)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(phases, then)  # pyright: ignore[reportPrivateImportUsage]
+        return left == 0
+
+    def _next(self, left: int) -> int:
+        return (self.period if left == 0 else left) - 1
 
     def reset_parameters(self) -> None:
         """The next step updates."""
@@ -111,7 +122,7 @@ class UpdateInterval(nn.Module):
 
     @never_compiled
     def _stored(self) -> int:
-        return int(self.phase)
+        return 0 if self.phase.is_meta else int(self.phase)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Goes on where the checkpoint was; where it is, if that was written under ``"fresh"`` and counts no steps."""

@@ -19,11 +19,13 @@ from ndpp_dense.layers.statistics.exchange import Contribution, Exchange, launch
 from ndpp_dense.layers.statistics.running import RunningStatistics
 from ndpp_dense.layers.statistics.sampling import MIN_ROWS_PER_COLUMN, Sampling
 from ndpp_dense.layers.statistics.schedule import Schedule, UpdateInterval
-from ndpp_dense.ops.averaging import are_usable
-from ndpp_dense.ops.eager import never_compiled
+from ndpp_dense.ops.averaging import MIN_ROWS, are_usable
+from ndpp_dense.ops.eager import differentiates_by_hand, never_compiled
+from ndpp_dense.ops.inverse_sqrt import SOLVERS, is_finite_by_block, newton
 from ndpp_dense.ops.moments import Moments, mean_and_covariance
 from ndpp_dense.ops.precision import full_precision
 from ndpp_dense.ops.recomputation import in_backward, in_backward_when_run
+from ndpp_dense.ops.step_whitening import Fallback, step_whitening
 
 __all__ = ["Whitening"]
 
@@ -104,28 +106,37 @@ class Whitening(RunningStatistics):
             return self.running_mean, self.running_whitening
         first = self._is_first_run()  # activation checkpointing runs the forward a second time: no second update
         if self.config.statistics == "ema" and (self.held or first is False or not self._due()):
-            return self.running_mean.clone(), self.running_whitening.clone()
+            return self.stored()
         if self._collection.open or self._collects():
             self._collect(data_matrix)
-            return self.running_mean.clone(), self.running_whitening.clone()
+            return self.stored()
         with full_precision(self.running_mean.device), torch.set_grad_enabled(self._differentiable()):
             moments = self._gather(data_matrix)
+            if not isinstance(moments.count, Tensor) and moments.count < MIN_ROWS:
+                return self.stored()
             if self.config.statistics == "ema" and self.values_are_at_hand():
                 self.absorb(moments)
-                return self.running_mean.clone(), self.running_whitening.clone()
+                return self.stored()
             usable = are_usable(moments)
             counts = usable if first is True else usable & first
-            mean, cov = mean_and_covariance(moments, self.running_mean)
-            mean = torch.where(usable, mean, self.running_mean)
-            cov = torch.where(usable, cov, self.running_cov)
             if self.config.statistics == "ema":
-                self.blend(moments.count, counts, mean, cov)
-                return self.running_mean.clone(), self.running_whitening.clone()
-            solved = self.solve_or_keep(cov, self.running_whitening)
-            whitening = torch.where(usable, solved, self.running_whitening)
+                return self.advance(moments, counts)
+            mean, whitening = self._of_step(moments, usable)
             if not self.held:
-                self.blend(moments.count, counts, mean.detach(), cov.detach(), whitening.detach())
+                self.follow(moments, counts, whitening)
             return mean, whitening
+
+    def _of_step(self, moments: Moments, usable: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and D of the step, or what is stored where its moments are not usable."""
+        by_hand = SOLVERS[self.config.solver] is newton and differentiates_by_hand(moments.outer)
+        if by_hand and self._differentiable():
+            stored = Fallback(self.running_mean, self.running_cov, self.running_whitening)
+            return step_whitening(moments, usable, stored, self.config.eps, self.config.num_iters)
+        mean, cov = mean_and_covariance(moments, self.running_mean)
+        mean = torch.where(usable, mean, self.running_mean)
+        cov = torch.where(usable, cov, self.running_cov)
+        solved = self.solve(cov)
+        return mean, torch.where(is_finite_by_block(solved) & usable, solved, self.running_whitening)
 
     def settle(self) -> None:
         """Waits for the exchange of the last step's moments, if it is not over."""
@@ -172,8 +183,9 @@ class Whitening(RunningStatistics):
                     counting.setdefault(state.turns.period, []).append((state, state.turns))
         for group in counting.values():
             left = min(interval.left() for _, interval in group)
-            for state, interval in group:
-                state._step_of, state._due_in_step = id(model), interval.take(left)
+            due = UpdateInterval.take_together([interval for _, interval in group], left)
+            for state, _ in group:
+                state._step_of, state._due_in_step = id(model), due
 
     def end_step(self, model: nn.Module) -> bool:
         """The model ends a step; returns whether what was collected is complete, and to be exchanged."""

@@ -40,3 +40,9 @@ def test_flag_with_colons_in_paths(tmp_path):
 def test_bad_flags(flag, message):
     with pytest.raises(ValueError, match=message):
         parse_dataset_flag(flag)
+
+
+@pytest.mark.parametrize("path", ["nowhere/data.yaml", "nowhere/voc"])
+def test_a_path_that_is_not_there_is_said_not_to_be(path):
+    with pytest.raises(ValueError, match=f"there is no file or folder '{path}'"):
+        parse_dataset_flag(f"pets_train={path}")

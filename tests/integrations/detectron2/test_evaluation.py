@@ -101,7 +101,7 @@ def test_sixteen_bits_are_evaluated_as_they_are_meant(build, tmp_path):
 def test_only_a_training_set_evaluates_nothing_and_says_so(build):
     cfg, remarks, _ = build(splits=("train",))
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("tiny_train",), ())
-    assert any("nothing is evaluated" in line for line in remarks)
+    assert any("nothing is evaluated" in line and "no model_best.pth" in line for line in remarks)
     with pytest.raises(ValueError, match="DATASETS.TEST is empty"):
         evaluate(cfg, torch.nn.Identity())
 

@@ -40,7 +40,6 @@ def test_it_is_done_and_overrides_win(built):
 
 
 def test_yolos_layout_names_both_splits(tmp_path):
-    pytest.importorskip("supervision", reason="supervision is not installed: extra 'formats'")
     from detectron2.data import DatasetCatalog
     from PIL import Image
 
@@ -53,9 +52,14 @@ def test_yolos_layout_names_both_splits(tmp_path):
     file = root / "data.yaml"
     file.write_text("train: images/train\nval: images/val\nnames: [cat, dog]\n")
     flags = [f"pets_{split}={file}" for split in ("train", "val")]
-    cfg, _ = build_config("mask_rcnn_ndpp", datasets=flags, output=str(tmp_path / "run"), overrides=[])
+    cfg, remarks = build_config("mask_rcnn_ndpp", datasets=flags, output=str(tmp_path / "run"), overrides=[])
+    assert not any("too (first" in line for line in remarks)
     assert (cfg.DATASETS.TRAIN, cfg.DATASETS.TEST) == (("pets_train",), ("pets_val",))
     assert cfg.MODEL.ROI_HEADS.NUM_CLASSES == 2
     (record,) = DatasetCatalog.get("pets_train")
     assert record["annotations"][0]["category_id"] == 1
     assert record["annotations"][0]["segmentation"]
+    file.write_text("train: images/train\nval: images\nnames: [cat, dog]\n")
+    flags = [f"dogs_{split}={file}" for split in ("train", "val")]
+    _, remarks = build_config("mask_rcnn_ndpp", datasets=flags, output=str(tmp_path / "run"), overrides=[])
+    assert any("warning: 1 of 2 images of dogs_val are in dogs_train too (first: " in line for line in remarks)

@@ -65,6 +65,24 @@ def test_a_wrong_value(train, key, value, message):
     assert message in train(*nd, key, value)
 
 
+def test_steps_that_are_never_reached_are_said_not_to_count():
+    from detectron2.config import get_cfg
+
+    from ndpp_dense.integrations.detectron2.setting_checks import unusual_settings
+
+    cfg = get_cfg()
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS = 100, (60, 80)
+    assert unusual_settings(cfg) == []
+    cfg.SOLVER.STEPS = (60, 80000)
+    (line,) = unusual_settings(cfg)
+    assert "80000 are not reached by SOLVER.MAX_ITER 100, so the learning rate is lowered 1 times in place of 2" in line
+    cfg.SOLVER.STEPS = (60000, 80000)
+    (line,) = unusual_settings(cfg)
+    assert 'never lowered. Give steps below it, such as SOLVER.STEPS "(75,)", or () for none' in line
+    cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+    assert unusual_settings(cfg) == []
+
+
 OUT_OF_RANGE = [
     ("MODEL.ANCHOR_GENERATOR.SIZES", "[[0]]", "SIZES is [[0]], it must be a list, each entry a finite number, above"),
     ("MODEL.ANCHOR_GENERATOR.SIZES", "[[8], [-3]]", "SIZES is [[8], [-3]]"),
@@ -92,6 +110,19 @@ def test_numbers_out_of_range_are_told_together(train):
     for words in rounds:
         said = train(*(word for key, (value, _) in words.items() for word in (key, value)))
         assert [message for _, message in words.values() if message not in said] == []
+
+
+def test_numbers_that_no_counter_or_memory_holds():
+    from detectron2.config import get_cfg
+
+    from ndpp_dense.integrations.detectron2 import add_ndpp_config
+    from ndpp_dense.integrations.detectron2.setting_checks import check_settings
+
+    cfg = add_ndpp_config(get_cfg())
+    cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH = 10**30, 10**12
+    with pytest.raises(ValueError, match="must be a whole number, at least 1, and at most 2147483648") as error:
+        check_settings(cfg)
+    assert "SOLVER.IMS_PER_BATCH is 1000000000000, it must be a whole number, from 1 to 65536" in str(error.value)
 
 
 def test_every_number_has_a_range():

@@ -209,7 +209,12 @@ def outcome(number, whole, model, folder, config):
     cfg.MODEL.MASK_ON = False
     results = evaluate(cfg, model)["bbox"]["AP"]
     assert results == pytest.approx(average_precision(document, model), abs=1e-4), what
-    return "warned" if any(line.startswith("warning") for line in remarks) else "equal", what
+    return "warned" if warnings(remarks) else "equal", what
+
+
+def warnings(remarks):
+    """All but that the two sets are the same, as they are meant to be here."""
+    return [line for line in remarks if line.startswith("warning") and "learnt by heart" not in line]
 
 
 def run(numbers, folder, config):
@@ -223,7 +228,7 @@ def test_the_whole_file_is_silent_and_its_reference_is_right(tmp_path, tiny_conf
     (tmp_path / "set.json").write_text(json.dumps(whole))
     flags = [f"whole_{split}={tmp_path / 'set.json'}:{tmp_path}" for split in ("train", "val")]
     cfg, remarks = build_config(str(tiny_config), datasets=flags, output=str(tmp_path / "run"))
-    assert not any(line.startswith("warning") for line in remarks)
+    assert not warnings(remarks)
     expected = average_precision(whole, Guess(whole))
     assert 20 < expected < 80
     assert evaluate(cfg, Guess(whole))["bbox"]["AP"] == pytest.approx(expected, abs=1e-4)

@@ -1,6 +1,7 @@
 """Files that Detectron2 knows, by its checkpointer of release 0.6 and of later sources: nothing in them is executed."""
 
 import http.server
+import logging
 import pickle
 import threading
 from urllib.parse import urlparse
@@ -82,7 +83,7 @@ def test_runs_resume(checkpointer, tmp_path):
 def test_no_weights_run_code(checkpointer, tmp_path, make, suffix):
     file, made = str(make(tmp_path / "mark", tmp_path / f"a.{suffix}")), checkpointer()
     for _ in range(2):  # a later Detectron2 is left able to load
-        with pytest.raises(CheckpointReadError, match=r"a\.\w+ .*MODEL.WEIGHTS"):
+        with pytest.raises(CheckpointReadError, match=r"MODEL\.WEIGHTS: .*a\.\w+ "):
             made.load(file)
     assert not (tmp_path / "mark").exists()
 
@@ -97,8 +98,9 @@ def test_layouts():
     assert (list(found["model"]), found["__author__"]) == (["a"], "pycls")
     assert as_detectron2({"a": ARRAY}, "x.pth") == {"model": {"a": ARRAY}}
     assert as_detectron2({"model": {"a": ARRAY}, "iteration": 3}, "x.pth")["iteration"] == 3
-    for content in ({"state_dict": {"a": ARRAY}, "meta": {}}, {"model": {}}, {"model": [1]}, {}):
-        with pytest.raises(ValueError, match="x.pth holds no weights but"):
+    assert as_detectron2({"state_dict": {"a": ARRAY}, "meta": {}}, "x.pth") == {"model": {"a": ARRAY}, "meta": {}}
+    for content in ({"state_dict": {}, "meta": {}}, {"model": {}}, {"model": [1]}, {}):
+        with pytest.raises(ValueError, match=r"x\.pth(:| holds) .*no weights but"):
             as_detectron2(content, "x.pth")
 
 
@@ -141,3 +143,28 @@ def test_weights_at_an_address_with_a_user(tmp_path, monkeypatch, caplog):
 
 def dump_bytes():
     return pickle.dumps({"model": {"weight": ARRAY}, "__author__": "x"}, protocol=2)
+
+
+@pytest.mark.parametrize("container", ["", "model", "state_dict", "model_state", "net"])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "_orig_mod.module."])
+def test_weights_as_scripts_of_users_save_them(checkpointer, tmp_path, container, prefix):
+    state = {f"{prefix}{name}": value for name, value in nn.Linear(3, 2).state_dict().items()}
+    torch.save({container: state, "epoch": 3} if container else state, tmp_path / "own.pth")
+    loaded = checkpointer(tmp_path)
+    loaded.load(str(tmp_path / "own.pth"))
+    assert loaded.model.weight.equal(state[f"{prefix}weight"])
+    assert loaded.unmatched == []
+
+
+def test_no_weights_are_said_to_be_none_and_calibrated_ones_are_not(checkpointer, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        assert checkpointer(tmp_path).resume_or_load("", resume=False) == {}
+        assert "MODEL.WEIGHTS is empty: the model keeps the weights that it was built with" in caplog.text
+        caplog.clear()
+        assert checkpointer(tmp_path).resume_or_load(None, resume=False) == {}
+        assert caplog.text == ""
+        assert checkpointer(tmp_path).resume_or_load(None, resume=True) == {}
+        assert "starting fresh from calibrated weights" in caplog.text
+        checkpointer(tmp_path).resume_or_load("", resume=True)
+        assert "starting fresh from random weights" in caplog.text
+    assert "scratch" not in caplog.text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ndpp_dense.cli import main
 
@@ -52,12 +53,22 @@ def command(tiny_config, tiny_coco, tmp_path, monkeypatch):
     return run
 
 
+def suggested(output, photo):
+    """The words of the command at the end of a run, for a picture."""
+    words = output.rpartition("Try it on a picture of yours: ndpp ")[2].splitlines()[0].split()
+    return [str(photo) if word == "IMAGE" else word for word in words]
+
+
 def test_train_evaluate_and_the_default_folder(command, tmp_path, capsys):
     command("--resume", "SOLVER.MAX_ITER", 1)
     output = capsys.readouterr()
     assert "2 categories in the data: MODEL.ROI_HEADS.NUM_CLASSES is 2" in output.out
     assert "Nothing to resume in output/tiny: starting fresh" in output.out
     assert "no ND++ layers" in output.out
+    assert f"The page of the run is {Path('output', 'tiny', 'report.html')}" in output.out
+    Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
+    assert main(suggested(output.out, tmp_path / "photo.png")) == 0
+    assert (tmp_path / "out" / "photo.png.png").is_file()
     folder = tmp_path / "output" / "tiny"
     results = (folder / "results.json").read_text()
     command("--eval-only", "--output", "again", "MODEL.WEIGHTS", folder / "model_final.pth")
@@ -70,7 +81,7 @@ def test_train_evaluate_and_the_default_folder(command, tmp_path, capsys):
     [
         (("SOLVER.BASE_LRR", 1), "no configuration key 'SOLVER.BASE_LRR'. The nearest: SOLVER.BASE_LR"),
         (("SOLVER.MASK_ON", 1), "no configuration key 'SOLVER.MASK_ON'. The nearest: MODEL.MASK_ON"),
-        (("SOLVER.BASE_LR",), "overrides are KEY VALUE pairs, got 1 words"),
+        (("SOLVER.BASE_LR",), "overrides are KEY VALUE pairs (no '='), got 1 words"),
         (("SOLVER.MAX_ITER", "many"), "override SOLVER.MAX_ITER many: SOLVER.MAX_ITER must be a whole number"),
         (("MODEL.NDPP.RULES", "{'a': "), "override MODEL.NDPP.RULES {'a': : it is no YAML"),
         (("MODEL.NDPP.RULES", "False"), "it is a bool, no mapping. Write it as in a config file"),

@@ -1,6 +1,9 @@
 """Owners of one name must be told apart, and packages found whatever setuptools has."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +86,12 @@ def test_a_search_that_works_is_left_alone(without_pkg_resources, monkeypatch):
     before = config.get_installed_path
     compat.mend_package_search()
     assert config.get_installed_path is before
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python has a distutils of its own before 3.12")
+def test_distutils_is_found_where_setuptools_was_added_to_the_path(tmp_path):
+    folder = Path(importlib.util.find_spec("setuptools").origin).parents[1]
+    words = f"import sys; sys.path.append({str(folder)!r})\nimport ndpp_dense.integrations.mmengine, distutils.errors"
+    environment = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    # -S: no path file runs, as from a folder that something else adds.
+    subprocess.run([sys.executable, "-S", "-c", words], check=True, env=environment)

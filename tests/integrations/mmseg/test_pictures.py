@@ -7,7 +7,8 @@ from PIL import Image
 pytest.importorskip("mmengine", reason="mmengine is not installed")
 
 from ndpp_dense.integrations.mmseg.pictures import Prediction, save_predictions  # noqa: E402
-from ndpp_dense.integrations.mmseg.report import save_curves  # noqa: E402
+from ndpp_dense.integrations.mmseg.report import curve_panels  # noqa: E402
+from ndpp_dense.reports.plots import save_panels  # noqa: E402
 
 pytestmark = pytest.mark.mmseg
 PALETTE = [[255, 0, 0], [0, 0, 255]]
@@ -38,8 +39,8 @@ def test_sheet_shows_truth_and_prediction(tmp_path):
 def test_curves_are_drawn_with_and_without_figures(tmp_path):
     steps = np.arange(1, 9)
     series = {"loss": (steps, 1 / steps), "decode.loss_ce": (steps, 1 / steps), "lr": (steps, steps / 10)}
-    save_curves(series, [[4, 30.0], [8, 55.5]], tmp_path / "full.png")
-    save_curves({}, [], tmp_path / "empty.png")
+    save_panels(curve_panels(series, [[4, 30.0], [8, 55.5]]), tmp_path / "full.png")
+    save_panels(curve_panels({}, []), tmp_path / "empty.png")
     for name in ("full.png", "empty.png"):
         with Image.open(tmp_path / name) as image:
             assert image.size == (1650, 1050)

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -25,10 +26,15 @@ def command(streets, tmp_path):
     return run
 
 
-def test_a_run_leaves_its_report_and_evaluates_again_to_the_same(command, tmp_path, capsys):
+def test_a_run_leaves_its_report_and_evaluates_again_to_the_same(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "run"
     assert command() == 0
-    assert "results.json, predictions.png, curves.png" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "results.json, predictions.png, curves.png" in said
+    words = said.rpartition("Try it on a picture of yours: ndpp ")[2].splitlines()[0].split()
+    assert main([str(folder / "predictions.png") if word == "IMAGE" else word for word in words]) == 0
+    assert Path("out", "predictions.png.png").is_file()
     results = json.loads((folder / "results.json").read_text())["sem_seg"]
     assert 0 <= results["mIoU"] <= 100
     assert {"aAcc", "mAcc", "IoU-road", "IoU-traffic sign"} <= results.keys()
