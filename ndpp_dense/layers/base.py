@@ -68,6 +68,7 @@ class NDLayer(nn.Module):
         if not self._scale_is_whole:
             return self.scale_ramp(x, dims)  # pyright: ignore
         by_batch = self.config.grad == "full" and self.training and not self.whitening.frozen
+        by_batch = by_batch and x.dtype in (torch.float32, torch.float64)  # statistics see no rounded x
         if not (by_batch and self._scale.fuses and torch.is_grad_enabled() and differentiates_by_hand(x)):
             return self._scale.apply(x, dims)
         with torch.no_grad():

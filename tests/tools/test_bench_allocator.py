@@ -18,7 +18,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 faults()  # at first it has none to keep
-print(kept, faults())
+print(kept, min(faults() for _ in range(5)))  # a kernel short of memory takes some back
 """
 
 

@@ -49,8 +49,8 @@ class Stored:
 
 def _may_keep(*buffers: Tensor) -> bool:
     """Whether copies hold for later: not what a compiler or a CUDA graph records, nor what has no version counter."""
-    if torch.is_inference_mode_enabled() or any(buffer.is_inference() for buffer in buffers):
+    if not differentiates_by_hand(*buffers):  # first: a compiler does not know what is asked next
         return False
-    if not differentiates_by_hand(*buffers):
+    if torch.is_inference_mode_enabled() or any(buffer.is_inference() for buffer in buffers):
         return False
     return not (buffers[0].is_cuda and torch.cuda.is_current_stream_capturing())

@@ -128,7 +128,7 @@ def test_unknown_sampler_names_the_choices(data):
     [
         (3, 2, "IMS_PER_BATCH=3 .*ACCUMULATION_STEPS=2"),
         (2, 0, "ACCUMULATION_STEPS is 0, it must be a whole number, at least 1"),
-        (0, 1, "IMS_PER_BATCH is 0, it must be a whole number, at least 1"),
+        (0, 1, "IMS_PER_BATCH is 0, it must be a whole number, from 1"),
     ],
 )
 def test_a_batch_that_does_not_split(data, images, steps, said):
