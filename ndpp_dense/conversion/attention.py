@@ -110,6 +110,8 @@ class SplitAttention(nn.Module):
 def attention_split(model: nn.Module, book: RuleBook) -> Iterator[None]:
     """Puts :class:`SplitAttention` where the rules want it; takes it out again if the block raises.
 
+    Inside the block PyTorch's transformers take no fused kernel, which would read weights or make nested tensors.
+
     Args:
         model: Changed in place.
         book: The rules.
@@ -121,11 +123,15 @@ def attention_split(model: nn.Module, book: RuleBook) -> Iterator[None]:
     for old, new in split.items():
         carry_hooks(old, new)
     replace_modules(model, split)
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     except BaseException:
         replace_modules(model, {new: old for old, new in split.items()})
         raise
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def attention_names(model: nn.Module) -> set[str]:

@@ -83,9 +83,10 @@ def convert_to_ndpp(
             'WhiteningConfig.fast("coco")).'
         )
     book = RuleBook(config or WhiteningConfig.fast("imagenet"), rules)
-    if linear_kind(model) is not None:
+    if linear_kind(model) is not None or isinstance(model, nn.MultiheadAttention):
         raise ValueError(
-            f"A lone {type(model).__name__} cannot be replaced in place: use NDLinear.from_linear and the like."
+            f"A lone {type(model).__name__} cannot be replaced in place: use NDLinear.from_linear and the like, or put "
+            "it into an nn.Sequential."
         )
     with attention_split(model, book):
         return _convert(model, book, example)
@@ -106,7 +107,9 @@ def _convert(model: nn.Module, book: RuleBook, example: Example | None) -> Conve
             records[module] = drop_norm(name, model, book, flow, replacements)
     records |= other_layers(model, records)
     if not any(record.action == "converted" for record in records.values()):
-        raise ValueError("Nothing was converted:\n" + str(ConversionReport(list(records.values()))))
+        there = sum(1 for _ in nd_layers(model))
+        said = f"The model has {there} ND++ layers already, and n" if there else "N"
+        raise ValueError(f"{said}othing was converted:\n{ConversionReport(list(records.values()))}")
     report = ConversionReport([records[m] for m in model.modules() if m in records], frozenset(flow.sizes))
     replace_modules(model, replacements)
     use_no_fused_kernels(model)

@@ -62,6 +62,8 @@ class RuleBook:
         Raises:
             ValueError: A value is none of these, or a field is unknown.
         """
+        if not isinstance(rules, Mapping | None):
+            raise ValueError(f"rules = {rules!r:.60} is no mapping. For example: rules={{'*.stem.*': False}}.")
         self.config = config
         self.exact: dict[str, Rule] = {}
         self.patterns: dict[str, Rule] = {}

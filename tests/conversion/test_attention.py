@@ -182,3 +182,32 @@ def test_a_refused_rule_leaves_the_model_as_it_was(rules, words):
     with pytest.raises(ValueError, match=words):
         convert_to_ndpp(model, rules=rules)
     assert dict(model.named_modules()) == before
+
+
+@pytest.mark.parametrize("rules", [None, SPLIT])
+def test_a_padding_mask_is_no_obstacle_to_calibration(rules):
+    layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2).eval()  # which makes nested tensors of padded rows
+    x, padding = torch.randn(16, 9, 16), torch.zeros(16, 9, dtype=torch.bool)
+    padding[0, 5:] = True
+    before = model(x, src_key_padding_mask=padding).detach()[~padding]
+    config = WhiteningConfig.fast("imagenet").override({"local_scale": "none"})
+    forward = lambda module, batch: module(batch, src_key_padding_mask=padding)  # noqa: E731
+    calibrate_ndpp(model, [x] * 2, config, rules, forward=forward)
+    assert torch.backends.mha.get_fastpath_enabled()
+    with torch.no_grad():
+        after = forward(model.eval(), x)[~padding]
+    torch.testing.assert_close(after, before, atol=1e-4, rtol=1e-3)
+
+
+def test_what_conversion_can_not_do_is_said():
+    with pytest.raises(ValueError, match="A lone MultiheadAttention cannot be replaced in place"):
+        convert_to_ndpp(nn.MultiheadAttention(16, 4), rules=SPLIT)
+    with pytest.raises(ValueError, match="rules = 'MultiheadAttention' is no mapping"):
+        convert_to_ndpp(Translator(), rules="MultiheadAttention")
+    with pytest.raises(ValueError, match=r"rules = \[\] is no mapping"):
+        convert_to_ndpp(Translator(), rules=[])
+    model = Translator()
+    convert_to_ndpp(model, rules=SPLIT)
+    with pytest.raises(ValueError, match="The model has 22 ND.. layers already, and nothing was converted"):
+        convert_to_ndpp(model)
