@@ -23,7 +23,7 @@ CONFIGS = {
     "fast": WhiteningConfig(),
     "every": WhiteningConfig(schedule="every=2"),
     "stale": WhiteningConfig(schedule="stale"),
-    "quintic": WhiteningConfig(solver="quintic", num_iters=5, local_scale="std", eps=0.5),
+    "quintic": WhiteningConfig(solver="quintic", num_iters=5, local_scale="std"),
     "many iterations": WhiteningConfig(num_iters=6, local_scale="none"),
     "paper": WhiteningConfig.paper(),
     "paper, a D per block": WhiteningConfig.paper().override({"shared_blocks": False, "block_size_spatial": 4}),
@@ -112,7 +112,8 @@ def test_values_gradients_and_statistics_are_the_same(config, as_on_a_device):
 
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def test_under_autocast_they_are_the_same_to_its_rounding(config, as_on_a_device):
-    model = net(config, torch.float32)
+    # That polynomial magnifies what bfloat16 rounds away from nearly empty directions, on both ways.
+    model = net(config.override({"eps": 0.5}) if config.solver == "quintic" else config, torch.float32)
     # Without the dark image, whose rounding is divided by next to nothing.
     batches = [x for x in inputs(torch.float32) if x.isfinite().all() and x.flatten(1).any(1).all()]
     expected = trained(copy.deepcopy(model), batches, amp=True)
